@@ -1,0 +1,92 @@
+"""Checkpoint files: arrays and metadata in safetensors, which cannot run code. No torch.
+
+`metadata["architecture"]` describes network and front end. An int8 weight NAME stands in the file as
+int8; its scales (one a tensor, or one an output channel) stand in the float64 array `scales`, in the
+order of the int8 names, and weight = int8 * scale. There are no zero points: weights are symmetric.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from .architecture import Architecture
+
+FORMAT = "kwslib-1"
+SCALES = "scales"
+
+
+class CheckpointError(ValueError):
+    """A file that is no checkpoint of ours; the message is one line and says why."""
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """The whole content at `path`, or nothing: written beside it, synced, renamed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(beside, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+    """A checkpoint, whole or not there."""
+    contiguous = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
+    # ascontiguousarray makes a scalar (1,): keep its shape
+    contiguous = {name: value.reshape(arrays[name].shape) for name, value in contiguous.items()}
+    write_atomic(path, save(contiguous, metadata={"format": FORMAT, **metadata}))
+
+
+def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Arrays and metadata of a checkpoint, or `CheckpointError`."""
+    if not Path(path).is_file():
+        raise CheckpointError(f"no checkpoint at {path}")
+    try:
+        with safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{path} is not a safetensors file ({reason})") from None
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is no checkpoint of kwslib: no format {FORMAT} in its metadata")
+    return arrays, metadata
+
+
+def architecture_of(metadata: dict[str, str], path: Path) -> Architecture:
+    """The architecture that a checkpoint's metadata describes, or `CheckpointError`."""
+    try:
+        return Architecture.from_json(metadata.get("architecture", ""))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+
+
+def split_scales(arrays: dict[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
+    """Scales of every int8 weight, (1,) or (output channels,) each; empty for a float checkpoint."""
+    quantized = sorted(name for name, value in arrays.items() if value.dtype == np.int8)
+    sizes = [len(arrays[name]) if arrays[name].ndim == 4 else 1 for name in quantized]
+    scales = arrays.get(SCALES, np.zeros(0))
+    if scales.shape != (sum(sizes),) or not (np.isfinite(scales).all() and (scales > 0).all()):
+        raise CheckpointError(f"{path}: its scales do not fit its {len(quantized)} int8 weights")
+    return dict(zip(quantized, np.split(scales, np.cumsum(sizes)[:-1]), strict=True)) if quantized else {}
+
+
+def float_weights(arrays: dict[str, np.ndarray], path: Path = Path()) -> dict[str, np.ndarray]:
+    """Every weight as float32, int8 ones times their scale."""
+    scales = split_scales(arrays, path)
+    weights = {}
+    for name, value in arrays.items():
+        if name in scales:
+            scale = scales[name].reshape((-1,) + (1,) * (value.ndim - 1))
+            weights[name] = (value * scale).astype(np.float32)
+        elif name != SCALES and value.dtype == np.float32:
+            weights[name] = value
+    return weights

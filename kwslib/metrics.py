@@ -1,0 +1,147 @@
+"""What a keyword spotter is judged by. Arrays in, numbers out; no models, no files.
+
+Conventions. `labels` is (clips,) of 0 and 1, 1 being the keyword; `scores` is (clips,), the
+keyword's probability, from 0 to 1. A clip is accepted when its score is at least the threshold.
+A *false accept* is an accepted clip of another word, a *false reject* (a *miss*) a rejected clip of
+the keyword. Two kinds of rate occur and are never mixed: *shares* divide by all clips, as the
+reference study does; *rates* divide by the clips of the class that can go wrong.
+
+`au_fa_fr` scales with the share of positives, so it compares within a corpus only; `one_minus_auc`
+compares across corpora. `share_factor` is the exchange rate.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+
+def validate(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Labels as bool and scores as float64, or `ValueError` saying what is wrong with them."""
+    labels, scores = np.asarray(labels), np.asarray(scores, dtype=np.float64)
+    if labels.ndim != 1 or labels.shape != scores.shape:
+        raise ValueError(f"labels {labels.shape} and scores {scores.shape} must be (clips,) alike")
+    if not np.isin(labels, (0, 1)).all():
+        raise ValueError("labels must be 0 or 1")
+    if not (np.isfinite(scores).all() and (scores >= 0).all() and (scores <= 1).all()):
+        raise ValueError("scores must be probabilities from 0 to 1")
+    labels = labels.astype(bool)
+    if not labels.any() or labels.all():
+        raise ValueError("both clips of the keyword and clips of other words are needed")
+    return labels, scores
+
+
+def share_factor(positives: int, negatives: int) -> float:
+    """P N / (P + N)^2: what turns 1 - AUC into au_fa_fr."""
+    return positives * negatives / (positives + negatives) ** 2
+
+
+def error_curve(labels, scores) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Thresholds 0, every distinct score, 1, ascending; at each the false accepts and false rejects.
+
+    Returns thresholds, false_accepts, false_rejects: (points,) each, the latter two counts.
+    """
+    labels, scores = validate(labels, scores)
+    thresholds = np.unique(np.concatenate([[0.0], scores, [1.0]]))
+    positive, negative = np.sort(scores[labels]), np.sort(scores[~labels])
+    false_accepts = len(negative) - np.searchsorted(negative, thresholds, side="left")
+    false_rejects = np.searchsorted(positive, thresholds, side="left")
+    return thresholds, false_accepts, false_rejects
+
+
+def au_fa_fr(labels, scores) -> float:
+    """Area under false rejects over false accepts, both as shares of all clips. O(N log N).
+
+        sum over neighbouring thresholds of (FA_i - FA_j) / n * (FR_i + FR_j) / (2 n)
+
+    The reference study's measure, by trapezoids over the thresholds 0, every score, 1. Save at the
+    ends it is (1 - AUC) * P N / (P + N)^2 with ties split.
+    """
+    _, false_accepts, false_rejects = error_curve(labels, scores)
+    widths = -np.diff(false_accepts)
+    heights = (false_rejects[1:] + false_rejects[:-1]) / 2
+    return float(np.sum(widths * heights)) / len(np.asarray(labels)) ** 2
+
+
+def one_minus_auc(labels, scores) -> float:
+    """Chance that a random clip of another word scores above a random clip of the keyword.
+
+        (pairs with negative > positive + half the pairs that tie) / (P N)
+    """
+    labels, scores = validate(labels, scores)
+    positive, negative = scores[labels], np.sort(scores[~labels])
+    below = np.searchsorted(negative, positive, side="left")
+    at_most = np.searchsorted(negative, positive, side="right")
+    above, ties = len(negative) - at_most, at_most - below
+    return float(np.sum(above + ties / 2)) / (len(positive) * len(negative))
+
+
+def miss_rate_at(labels, scores, false_accept_rate: float = 1e-3) -> float:
+    """Lowest share of the keyword's clips missed while at most `false_accept_rate` of the other
+    words' clips are accepted."""
+    thresholds, false_accepts, false_rejects = error_curve(labels, scores)
+    positives = int(np.sum(labels))
+    negatives = len(np.asarray(labels)) - positives
+    allowed = false_accepts <= false_accept_rate * negatives
+    if not allowed.any():  # a negative scores exactly 1: only rejecting everything is left
+        return 1.0
+    return float(false_rejects[allowed].min()) / positives
+
+
+def fewest_errors_threshold(labels, scores) -> float:
+    """Threshold with the fewest false accepts and false rejects together; halfway between the two
+    scores that it separates, so that clips beside them fall on the right side."""
+    thresholds, false_accepts, false_rejects = error_curve(labels, scores)
+    best = int(np.argmin(false_accepts + false_rejects))
+    below = thresholds[best - 1] if best > 0 else 0.0
+    return float((below + thresholds[best]) / 2) if best > 0 else 0.0
+
+
+def confusion(labels, scores, threshold: float) -> dict[str, int]:
+    """Counts of hits, misses, false accepts and correct rejects at a threshold."""
+    labels, scores = validate(labels, scores)
+    accepted = scores >= threshold
+    return {
+        "hits": int(np.sum(labels & accepted)),
+        "misses": int(np.sum(labels & ~accepted)),
+        "false_accepts": int(np.sum(~labels & accepted)),
+        "correct_rejects": int(np.sum(~labels & ~accepted)),
+    }
+
+
+def bootstrap(
+    measure: Callable[..., float],
+    labels,
+    *scores,
+    groups=None,
+    replicates: int = 1000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """95 % percentile interval of `measure(labels, *scores)` over resampled groups of clips.
+
+    labels, each of scores: (clips,); groups: (clips,) of anything that sorts, for instance
+    speakers, whose clips stay together (None: every clip by itself). Several scores of the same
+    clips are resampled as pairs, which is what a ratio of two models needs. Replicates without a
+    clip of either class, and those where the measure is not finite, are left out. Efron 1979.
+    """
+    labels, scores = np.asarray(labels), [np.asarray(s) for s in scores]
+    groups = np.arange(len(labels)) if groups is None else np.asarray(groups)
+    _, index = np.unique(groups, return_inverse=True)
+    order = np.argsort(index, kind="stable")
+    members = np.split(order, np.cumsum(np.bincount(index))[:-1])
+    generator = np.random.default_rng(seed)
+    values = []
+    for _ in range(replicates):
+        drawn = generator.integers(len(members), size=len(members))
+        clips = np.concatenate([members[g] for g in drawn])
+        if 0 < labels[clips].sum() < len(clips):
+            values.append(measure(labels[clips], *(s[clips] for s in scores)))
+    values = np.asarray(values)[np.isfinite(values)]
+    if not len(values):
+        return float("nan"), float("nan")
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def ratio(value: float, baseline: float) -> float | None:
+    """value / baseline, or None where the baseline made no error."""
+    return None if baseline == 0 else value / baseline

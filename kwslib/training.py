@@ -1,0 +1,294 @@
+"""One training loop, for plain and distilled runs: seeded, resumable, a row an epoch.
+
+An *epoch* is a fixed number of optimizer steps on balanced batches drawn with replacement, so that
+corpora of different sizes train alike. All randomness of an epoch comes from (seed, epoch): a run
+killed at any moment goes on from its last whole epoch and ends with the same weights as one left
+alone, on the same machine.
+"""
+
+import ast
+import hashlib
+import inspect
+import json
+import math
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional as nnf
+
+from . import architecture, checkpoints, data, metrics, models
+from . import features as _features
+from .features import ClipFeatures
+from .runs import PROFILES
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained. `temperature` None: on labels alone; else on a teacher's outputs,
+    with `label_share` of the loss still cross entropy on the labels."""
+
+    epochs: int
+    epoch_steps: int = 405  # the reference's epoch
+    batch_size: int = 128
+    rate: float = 3e-3  # the highest of the one-cycle schedule
+    schedule: str = "one-cycle"  # or 'constant'
+    weight_decay: float = 1e-5
+    clip_norm: float = 5.0
+    temperature: float | None = None
+    label_share: float = 0.0
+
+    @property
+    def steps(self) -> int:
+        return self.epochs * self.epoch_steps
+
+    def rate_at(self, step: int) -> float:
+        """Learning rate of a step, from 0. One-cycle (arXiv 1708.07120): half a cosine from
+        rate / 25 up to `rate` over the first 30 % of all steps, another down to rate / 250,000."""
+        if self.schedule == "constant":
+            return self.rate
+        if self.schedule != "one-cycle":
+            raise ValueError(f"schedule is {self.schedule!r}; it must be one-cycle or constant")
+        rise = 0.3 * self.steps
+        low, place = (25, step / rise) if step < rise else (25e4, 1 - (step - rise) / (self.steps - rise))
+        start = self.rate / low
+        return start + (self.rate - start) * (1 - math.cos(math.pi * place)) / 2
+
+
+# Students keep the reference's temperatures; steps are its own or more.
+_FULL = {
+    "baseline": Recipe(epochs=20),
+    "student1": Recipe(epochs=28, temperature=1.0),
+    "student2": Recipe(epochs=28, temperature=10.0),
+    "student3": Recipe(epochs=28, temperature=30.0),
+}
+
+
+def recipe(setting: str, profile: str) -> Recipe:
+    """The recipe of a setting ('baseline', 'student1' ..) at a profile."""
+    if setting not in _FULL:
+        raise ValueError(f"setting is {setting!r}; it must be one of {', '.join(_FULL)}")
+    if profile not in PROFILES:
+        raise ValueError(f"profile is {profile!r}; it must be one of {', '.join(PROFILES)}")
+    full = _FULL[setting]
+    if profile == "smoke":
+        return replace(full, epochs=2, epoch_steps=3, batch_size=32)
+    if profile == "quick":
+        return replace(full, epochs=10, epoch_steps=200)
+    return full
+
+
+def on_labels(recipe: Recipe) -> Recipe:
+    """The recipe without a teacher, all else alike."""
+    return replace(recipe, temperature=None, label_share=0.0)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A trained network (in evaluation mode), its epoch, and a history row for every epoch."""
+
+    model: models.CRNN
+    epoch: int
+    history: list[dict]
+
+
+def distillation_loss(
+    student: torch.Tensor, teacher: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """T^2 KL(softmax(teacher / T) || softmax(student / T)), mean over the batch (Hinton et al.,
+    arXiv 1503.02531; the factor keeps gradients comparable between temperatures).
+
+    Shape: (batch, classes) logits, both -> ()
+    """
+    log_student = torch.log_softmax(student / temperature, dim=1)
+    log_teacher = torch.log_softmax(teacher / temperature, dim=1)
+    divergence = nnf.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
+    return temperature**2 * divergence
+
+
+def probabilities(
+    model: torch.nn.Module, features: ClipFeatures, positions: np.ndarray, batch_size: int = 512
+) -> np.ndarray:
+    """(clips,) float64 probability of the keyword of each clip, without augmentation."""
+    model.eval()
+    scores = []
+    with torch.inference_mode():
+        for start in range(0, len(positions), batch_size):
+            logits = model(features.plain(positions[start : start + batch_size]))
+            scores.append(torch.softmax(logits.double(), dim=1)[:, 1].cpu().numpy())
+    return np.concatenate(scores)
+
+
+def print_epoch(name: str, row: dict, epochs: int) -> None:
+    """A line of progress on standard error."""
+    print(
+        f"{name}: epoch {row['epoch']}/{epochs}  loss {row['loss']:.4f}  "
+        f"validation 1-AUC {row['one_minus_auc']:.2e}  {row['seconds']:.0f} s",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def train(
+    model: models.CRNN,
+    features: ClipFeatures,
+    labels: np.ndarray,
+    parts: dict[str, np.ndarray],
+    recipe: Recipe,
+    seed: int,
+    resume: Path,
+    teacher: torch.nn.Module | None = None,
+    keep: str = "best",
+    progress: Callable[[dict], None] | None = None,
+) -> Result:
+    """Trains on parts['train'], measures every epoch on parts['validation'].
+
+    features: of all clips; labels: (clips,); parts: positions. keep: 'best' returns the epoch of
+    lowest validation au_fa_fr, 'last' the final one. resume: a file; a run with the same inputs
+    goes on from what it holds, or returns at once if it is finished.
+    """
+    if (teacher is None) != (recipe.temperature is None):
+        raise ValueError("a teacher and a temperature go together")
+    if keep not in ("best", "last"):
+        raise ValueError(f"keep is {keep!r}; it must be best or last")
+    device = features.device
+    model = model.to(device)
+    optimizer = torch.optim.Adam(
+        model.parameters(), lr=recipe.rate, weight_decay=recipe.weight_decay, fused=True
+    )
+    key = _key(model, features, labels, parts, recipe, seed, teacher)
+    history, best = [], None
+    if resume.is_file():
+        history, best = _restore(resume, key, model, optimizer)
+    train_labels = labels[parts["train"]]
+    for epoch in range(len(history) + 1, recipe.epochs + 1):
+        begun = time.perf_counter()
+        with torch.random.fork_rng():
+            torch.manual_seed(_seed(seed, epoch, 1))
+            batches = data.balanced_batches(
+                train_labels,
+                recipe.batch_size,
+                recipe.epoch_steps,
+                np.random.default_rng(_seed(seed, epoch, 2)),
+            )
+            generator = torch.Generator(device).manual_seed(_seed(seed, epoch, 3))
+            model.train()
+            loss = torch.zeros((), device=device)
+            for number, batch in enumerate(batches):
+                rate = recipe.rate_at((epoch - 1) * recipe.epoch_steps + number)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                positions = parts["train"][batch]
+                log_mels = features.augmented(positions, generator)
+                targets = torch.from_numpy(labels[positions]).to(device)
+                loss += _step(model, teacher, log_mels, targets, recipe, optimizer)
+        scores = probabilities(model, features, parts["validation"])
+        row = {
+            "epoch": epoch,
+            "steps": epoch * recipe.epoch_steps,
+            "rate": rate,
+            "loss": float(loss) / recipe.epoch_steps,
+            "au_fa_fr": metrics.au_fa_fr(labels[parts["validation"]], scores),
+            "one_minus_auc": metrics.one_minus_auc(labels[parts["validation"]], scores),
+            "seconds": time.perf_counter() - begun,
+        }
+        history.append(row)
+        if best is None or row["au_fa_fr"] < min(r["au_fa_fr"] for r in history[:-1]):
+            best = {key_: value.clone() for key_, value in model.state_dict().items()}
+        _save(resume, key, model, optimizer, history, best)
+        if progress:
+            progress(row)
+    epoch = recipe.epochs
+    if keep == "best":
+        model.load_state_dict(best)
+        epoch = min(history, key=lambda row: row["au_fa_fr"])["epoch"]
+    return Result(model.cpu().eval(), epoch, history)
+
+
+def _step(model, teacher, log_mels, targets, recipe, optimizer) -> torch.Tensor:
+    logits = model(log_mels)
+    if teacher is None:
+        loss = nnf.cross_entropy(logits, targets)
+    else:
+        with torch.no_grad():
+            wanted = teacher(log_mels)
+        loss = distillation_loss(logits, wanted, recipe.temperature)
+        if recipe.label_share:
+            share = recipe.label_share
+            loss = (1 - share) * loss + share * nnf.cross_entropy(logits, targets)
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+    optimizer.step()
+    return loss.detach()
+
+
+def _seed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def _key(model, features, labels, parts, recipe, seed, teacher) -> str:
+    """Digest of everything that the trained weights depend on, the code that makes them included:
+    after a change there, an old result is trained anew rather than taken for the new one's."""
+    digest = hashlib.sha256()
+    for thing in (_features, architecture, models.CRNN, models.build, data.balanced_batches):
+        digest.update(code_digest(thing).encode())
+    for thing in (train, probabilities, distillation_loss, Recipe, _step, _seed):
+        digest.update(code_digest(thing).encode())
+    digest.update(json.dumps([asdict(recipe), model.architecture.to_json(), seed]).encode())
+    for network in filter(None, (model, teacher)):
+        for name, value in network.state_dict().items():
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().numpy().tobytes())
+    for part, positions in sorted(parts.items()):
+        digest.update(part.encode() + positions.astype(np.int64).tobytes())
+    digest.update(labels.astype(np.int64).tobytes())
+    digest.update(features.digest.encode())
+    return digest.hexdigest()
+
+
+def code_digest(thing) -> str:
+    """Digest of a module's, class's or function's code; comments, docstrings and layout left out."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(thing)))
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
+            if isinstance(body[0].value, ast.Constant):
+                del body[0]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
+def _save(path, key, model, optimizer, history, best) -> None:
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    tensors |= {f"best.{name}": value for name, value in best.items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"adam.{index}.{name}": value for name, value in state.items()}
+    arrays = {name: value.detach().cpu().numpy() for name, value in tensors.items()}
+    checkpoints.write(path, arrays, {"key": key, "history": json.dumps(history)})
+
+
+def _restore(path, key, model, optimizer) -> tuple[list[dict], dict | None]:
+    """History and best weights of an unfinished or finished run with this key; the model and the
+    optimizer are set to where it stood. A file of another run, or a damaged one, starts afresh."""
+    try:
+        arrays, metadata = checkpoints.read(path)
+    except checkpoints.CheckpointError:
+        return [], None
+    if metadata.get("key") != key:
+        return [], None
+    under = {"model": {}, "best": {}, "adam": {}}
+    for name, value in arrays.items():
+        head, rest = name.split(".", 1)
+        under[head][rest] = torch.from_numpy(value)
+    model.load_state_dict(under["model"])
+    state = {}
+    for name, value in under["adam"].items():
+        index, what = name.split(".", 1)
+        state.setdefault(int(index), {})[what] = value
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
+    return json.loads(metadata["history"]), under["best"]
