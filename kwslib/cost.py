@@ -43,7 +43,8 @@ def by_part(path: Path) -> list[dict]:
         {"part": part, "parameters": parameters[part], "bytes": stored[part], "macs": macs[part]}
         for part in parameters
     ]
-    return rows + [{"part": "front end", "parameters": 0, "bytes": 0, "macs": architecture.front_end.macs()}]
+    front_end = {"part": "front end", "parameters": 0, "bytes": 0, "macs": architecture.front_end.macs()}
+    return [*rows, front_end]
 
 
 def ptflops_macs(architecture: Architecture) -> int:

@@ -168,7 +168,7 @@ def _embedded(progress: bool) -> Path:
     recipe = root / "recipe.json"
     if recipe.is_file() and json.loads(recipe.read_text()) == synth.recipe():
         return root
-    with _replaced(root) as staging:
+    with _Replaced(root) as staging:
         synth.make(staging, progress=progress)
         (staging / "recipe.json").write_text(json.dumps(synth.recipe()))
     return root
@@ -182,7 +182,7 @@ def _downloaded(name: str) -> Path:
     from torchaudio.datasets import SPEECHCOMMANDS
 
     try:
-        with _replaced(root) as staging:
+        with _Replaced(root) as staging:
             SPEECHCOMMANDS(str(staging), url=name, download=True)
             unpacked = staging / "SpeechCommands" / name
             for entry in list(unpacked.iterdir()):
@@ -198,7 +198,7 @@ def _downloaded(name: str) -> Path:
     return root
 
 
-class _replaced:
+class _Replaced:
     """A folder written beside `target` that takes its place only when the block ends well."""
 
     def __init__(self, target: Path):
@@ -240,7 +240,7 @@ def _open(name: str, root: Path, progress: bool) -> Corpus:
     place = hashlib.sha256(str(root).encode()).hexdigest()[:8]
     folder = ROOT / "index" / f"{re.sub(r'[^A-Za-z0-9._-]', '_', name)}-{place}"
     if not _is_current(folder, stamp):
-        with _replaced(folder) as staging:
+        with _Replaced(folder) as staging:
             _index(root, listing, staging, stamp, progress)
     index = json.loads((folder / "index.json").read_text())
     with np.load(folder / "background.npz", allow_pickle=False) as background:
@@ -315,5 +315,11 @@ def _index(root: Path, listing: list, staging: Path, stamp: str, progress: bool)
         np.save(staging / "trimmed.npy", trimmed)
         (staging / "trimmed.npy").replace(staging / "clips.npy")
     np.savez(staging / "background.npz", **background)
-    index = {"stamp": stamp, "digest": digest.hexdigest(), "ids": ids, "lengths": lengths, "rejected": rejected}
+    index = {
+        "stamp": stamp,
+        "digest": digest.hexdigest(),
+        "ids": ids,
+        "lengths": lengths,
+        "rejected": rejected,
+    }
     (staging / "index.json").write_text(json.dumps(index))

@@ -11,12 +11,14 @@ from collections import namedtuple
 from functools import cached_property
 
 import numpy as np
+import pandas
 import torch
 
-from . import cost, data, metrics, models, quantization, training
+from . import cost, data, features, metrics, models, quantization, training
 from .architecture import ARCHITECTURES
 from .features import ClipFeatures
-from .runs import Run
+from .runs import Parameters, Run
+from .streaming import Stream, plateau_s
 
 Trained = namedtuple("Trained", "model epoch history")
 LABELS_ONLY = "-labels"  # a student trained without a teacher: student1-labels
@@ -44,6 +46,112 @@ class Experiment:
     def reported(self) -> np.ndarray:
         """Positions of the clips that results are stated on."""
         return self.parts[self.part]
+
+    def about(self) -> str:
+        """The run in one Markdown paragraph, warnings first."""
+        p, c = self.run.parameters, self.corpus
+        apart = "speakers shared" if p.split == "utterance" else "speakers kept apart"
+        lines = [f"> **{caveat}**\n" for caveat in p.caveats()]
+        lines.append(
+            f"Corpus **{c.name}**: {len(c):,} clips, {c.hours:.2f} hours, {len(set(c.speakers.tolist())):,} "
+            f"speakers, {len(c.word_counts())} words. Keyword **{p.keyword}**, {self.labels.sum():,} clips. "
+            f"Split **{p.split}** ({apart}), profile **{p.profile}**, seed {p.seed}. "
+            f"Results are of the **{self.part}** part."
+        )
+        return "\n".join(lines)
+
+    def part_table(self) -> pandas.DataFrame:
+        """A row a part: clips, clips of the keyword, speakers, and how many of them train hears."""
+        of = {part: set(self.corpus.speakers[clips].tolist()) for part, clips in self.parts.items()}
+        rows = {
+            part: {
+                "clips": len(clips),
+                "of the keyword": int(self.labels[clips].sum()),
+                "speakers": len(of[part]),
+                "speakers also in train": len(of[part] & of["train"]),
+            }
+            for part, clips in self.parts.items()
+        }
+        return pandas.DataFrame(rows).T
+
+    @property
+    def why_kept(self) -> str:
+        """Why a training run's epoch is the one that is kept."""
+        if self.part == "test":
+            return "the best on validation; results are of the test part"
+        return "the last; none is chosen on the clips that results are of"
+
+    def examples(self, seed: int, count: int = 3) -> np.ndarray:
+        """Positions of `count` random training clips of the keyword and as many of other words."""
+        generator, train = np.random.default_rng(seed), self.parts["train"]
+        of = [train[self.labels[train] == label] for label in (1, 0)]
+        return np.concatenate([generator.choice(clips, count, replace=False) for clips in of])
+
+    def size(self, setting: str) -> dict[str, int]:
+        """The cost of a setting's checkpoint, as `cost.of_checkpoint`."""
+        return cost.of_checkpoint(self.run.checkpoint(setting))
+
+    def hardest(self, setting: str, label: int, count: int = 4) -> tuple[np.ndarray, list[str]]:
+        """Positions and captions of the reported clips of one class that a setting scored worst."""
+        scores = self.run.scores(setting)["probabilities"]
+        of_class = np.flatnonzero(self.labels[self.reported] == label)
+        worst = of_class[np.argsort(scores[of_class] if label else -scores[of_class])[:count]]
+        clips = self.reported[worst]
+        return clips, [f"{self.corpus.ids[c]}: {scores[w]:.3f}" for c, w in zip(clips, worst, strict=True)]
+
+    def demo(self, setting: str, stretch_s: int = 14, seed: int = 0) -> tuple[np.ndarray, float]:
+        """A track of reported clips: `stretch_s` other words, the keyword, as many other words again.
+
+        The keyword's clip is the one of median score, so neither the easiest nor the hardest.
+        Returns (samples,) float32 and the second at which the keyword's clip begins.
+        """
+        scores = self.run.scores(setting)["probabilities"]
+        labels = self.labels[self.reported]
+        positives = np.flatnonzero(labels == 1)
+        median = positives[np.argsort(scores[positives])[len(positives) // 2]]
+        others = np.random.default_rng(seed).permutation(np.flatnonzero(labels == 0))[: 2 * stretch_s]
+        order = [*others[:stretch_s], median, *others[stretch_s:]]
+        return self.corpus.waveforms(self.reported[order]).reshape(-1), float(stretch_s)
+
+    def plateaus(self, setting: str, tracks: int) -> pandas.DataFrame:
+        """Seconds over the threshold past the keyword's clip, a row a track: `carried` by the stream
+        and `second by second` offline. Keywords and other words are drawn from the reported part."""
+        threshold = self.run.metrics(setting)["quality"]["threshold"]
+        model, stream = self.load(setting), Stream.load(self.run.checkpoint(setting))
+        labels, rows = self.labels[self.reported], []
+        keywords = np.random.default_rng(1).permutation(np.flatnonzero(labels == 1))[:tracks]
+        for number, keyword in enumerate(keywords):
+            others = np.random.default_rng([2, number]).choice(np.flatnonzero(labels == 0), 6, replace=False)
+            order = [*others[:3], keyword, *others[3:]]
+            track = self.corpus.waveforms(self.reported[order]).reshape(-1)
+            carried, alone = stream.hear(track).T, offline_track(model, track, carried=False)
+            rows.append(
+                {
+                    "carried": plateau_s(*carried, threshold, 4.0),
+                    "second by second": plateau_s(*alone, threshold, 4.0),
+                }
+            )
+        return pandas.DataFrame(rows)
+
+    def against_float(self, settings) -> pandas.DataFrame:
+        """A row an int8 setting: au_fa_fr, its float network's, their ratio and its 95 % interval."""
+        rows = {}
+        for setting in settings:
+            mine, floats = self.run.scores(setting), self.run.scores(setting.split("-int8")[0])
+            labels = mine["labels"]
+            values = [metrics.au_fa_fr(labels, s["probabilities"]) for s in (mine, floats)]
+            low, high = metrics.bootstrap(
+                _times, labels, mine["probabilities"], floats["probabilities"],
+                groups=self.corpus.speakers[self.reported],
+            )  # fmt: skip
+            rows[setting] = {
+                "au_fa_fr": values[0],
+                "float au_fa_fr": values[1],
+                "ratio": _times(labels, mine["probabilities"], floats["probabilities"]),
+                "low": low,
+                "high": high,
+            }
+        return pandas.DataFrame.from_dict(rows, orient="index")
 
     def train(self, setting: str, distil: bool = True) -> Trained:
         """Trains a setting as its recipe says, or loads it if this has been done; writes checkpoint
@@ -86,8 +194,8 @@ class Experiment:
         return quantization.load(path)
 
     def load(self, setting: str) -> torch.nn.Module:
-        """A trained setting of this run; `MissingStage` says what to run first."""
-        return quantization.load(self.run._needed("checkpoints", setting, "safetensors"))
+        """A trained setting of this run; `MissingStageError` says what to run first."""
+        return quantization.load(self.run.needed("checkpoints", setting, "safetensors"))
 
     def measure(self, setting: str, model: torch.nn.Module, epoch: int | None = None) -> dict:
         """Scores the reported part, writes scores and metrics of the setting, returns the metrics."""
@@ -101,22 +209,11 @@ class Experiment:
         self.run.write_scores(setting, self.corpus.ids[clips], labels, scores)
         quality = {
             "part": self.part,
-            "clips": len(clips),
-            "positives": int(labels.sum()),
-            "au_fa_fr": metrics.au_fa_fr(labels, scores),
-            "one_minus_auc": metrics.one_minus_auc(labels, scores),
-            "miss_at_fa_1e-3": metrics.miss_rate_at(labels, scores, 1e-3),
+            **_quality(labels, scores, speakers),
             "threshold": threshold,
             "threshold_from": self.chosen_on,
             "confusion": metrics.confusion(labels, scores, threshold),
             "epoch": epoch,
-            "interval": {
-                name: metrics.bootstrap(measure, labels, scores, groups=speakers)
-                for name, measure in (
-                    ("au_fa_fr", metrics.au_fa_fr),
-                    ("one_minus_auc", metrics.one_minus_auc),
-                )
-            },
         }
         if epoch is not None and self.part == "validation":
             history = self.run.history(setting)
@@ -155,12 +252,8 @@ class Experiment:
         if len(base_scores) != len(scores):
             raise ValueError("the baseline's scores are of other clips: run 01_baseline again")
 
-        def times(labels, scores, base_scores):
-            ratio = metrics.ratio(metrics.au_fa_fr(labels, scores), metrics.au_fa_fr(labels, base_scores))
-            return float("nan") if ratio is None else ratio
-
-        ratio = times(labels, scores, base_scores)
-        low, high = metrics.bootstrap(times, labels, scores, base_scores, groups=speakers)
+        ratio = _times(labels, scores, base_scores)
+        low, high = metrics.bootstrap(_times, labels, scores, base_scores, groups=speakers)
         rates = cost.rates(costs, base_costs)
         known = np.isfinite(ratio)
         return {
@@ -170,6 +263,75 @@ class Experiment:
             "file_bytes": rates["file"],
             "macs": rates["speed"],
         }
+
+
+def open(corpus, keyword, profile, split, seed, run) -> Experiment:
+    """The experiment that a notebook's parameters cell names."""
+    return Experiment(Run(Parameters(corpus, keyword, profile, split, seed, run)))
+
+
+def _times(labels, scores, base_scores) -> float:
+    """au_fa_fr over that of other scores of the same clips; NaN where those make no error."""
+    ratio = metrics.ratio(metrics.au_fa_fr(labels, scores), metrics.au_fa_fr(labels, base_scores))
+    return float("nan") if ratio is None else ratio
+
+
+def offline_track(model: models.CRNN, waveform: np.ndarray, carried: bool) -> tuple[np.ndarray, np.ndarray]:
+    """A recording scored by the offline network: times in seconds and probabilities, (steps,) each.
+
+    carried True: convolution and GRU over the whole recording at once, attention over the outputs of
+    the last second: what a stream must equal. False: every second by itself, as in training.
+    """
+    a = model.architecture
+    with torch.inference_mode():
+        power = features.mel_power(torch.from_numpy(waveform)[None], a.front_end)
+        log_mels = features.log_mel(power, a.front_end)
+        if carried:
+            outputs, _ = model.gru(model.convolve(log_mels))
+            logits = torch.cat(
+                [
+                    model.classify(outputs[:, max(0, step + 1 - a.steps) : step + 1])
+                    for step in range(outputs.shape[1])
+                ]
+            )
+            first = a.kernel[1] - 1
+        else:
+            windows = log_mels[0].unfold(1, a.front_end.frames, a.stride[1])  # (mels, windows, frames)
+            logits = model(windows.transpose(0, 1))
+            first = (a.steps - 1) * a.stride[1] + a.kernel[1] - 1
+        probabilities = torch.softmax(logits.double(), dim=1)[:, 1].numpy()
+    times = (first + a.stride[1] * np.arange(len(probabilities))) * a.front_end.hop_samples
+    return times / a.front_end.sample_rate_hz, probabilities
+
+
+def evaluate(checkpoint, corpus: str, keyword: str, split: str = "speaker", seed: int = 0) -> dict:
+    """Quality of a checkpoint on a corpus's test part (`utterance`: validation; `all`: every clip)."""
+    model = quantization.load(checkpoint)
+    loaded = data.load(corpus)
+    labels = loaded.labels(keyword)
+    part, clips = "all", np.arange(len(loaded))
+    if split != "all":
+        parts = data.split(loaded, keyword, split, seed)
+        part = "test" if "test" in parts else "validation"
+        clips = parts[part]
+    plain = ClipFeatures(loaded.clips, [], model.architecture.front_end)
+    scores = training.probabilities(model, plain, clips)
+    return {"part": part, **_quality(labels[clips], scores, loaded.speakers[clips])}
+
+
+def _quality(labels, scores, speakers) -> dict:
+    """Measures of the scores with 95 % intervals over resampled speakers."""
+    measures = {"au_fa_fr": metrics.au_fa_fr, "one_minus_auc": metrics.one_minus_auc}
+    return {
+        "clips": len(labels),
+        "positives": int(np.sum(labels)),
+        **{name: measure(labels, scores) for name, measure in measures.items()},
+        "miss_at_fa_1e-3": metrics.miss_rate_at(labels, scores, 1e-3),
+        "interval": {
+            name: metrics.bootstrap(measure, labels, scores, groups=speakers)
+            for name, measure in measures.items()
+        },
+    }
 
 
 def _device_name(device: str) -> str:

@@ -87,9 +87,7 @@ class ClipFeatures:
     augmentation leaves alone the clips that would have had one; digest: names the corpus.
     """
 
-    def __init__(
-        self, clips: np.ndarray, background, front_end: FrontEnd, device="cpu", digest: str = ""
-    ):
+    def __init__(self, clips: np.ndarray, background, front_end: FrontEnd, device="cpu", digest: str = ""):
         self.digest = digest
         self.clips, self.front_end, self.device = clips, front_end, torch.device(device)
         recordings = [self._waveform(recording) for recording in background]

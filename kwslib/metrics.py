@@ -65,7 +65,7 @@ def au_fa_fr(labels, scores) -> float:
 def one_minus_auc(labels, scores) -> float:
     """Chance that a random clip of another word scores above a random clip of the keyword.
 
-        (pairs with negative > positive + half the pairs that tie) / (P N)
+    (pairs with negative > positive + half the pairs that tie) / (P N)
     """
     labels, scores = validate(labels, scores)
     positive, negative = scores[labels], np.sort(scores[~labels])
@@ -78,7 +78,7 @@ def one_minus_auc(labels, scores) -> float:
 def miss_rate_at(labels, scores, false_accept_rate: float = 1e-3) -> float:
     """Lowest share of the keyword's clips missed while at most `false_accept_rate` of the other
     words' clips are accepted."""
-    thresholds, false_accepts, false_rejects = error_curve(labels, scores)
+    _, false_accepts, false_rejects = error_curve(labels, scores)
     positives = int(np.sum(labels))
     negatives = len(np.asarray(labels)) - positives
     allowed = false_accepts <= false_accept_rate * negatives

@@ -22,9 +22,7 @@ class CRNN(nn.Module):
         self.convolution = nn.Conv2d(1, a.channels, a.kernel, a.stride)
         dropout = a.dropout if a.layers > 1 else 0.0
         self.gru = nn.GRU(a.gru_inputs, a.hidden, a.layers, batch_first=True, dropout=dropout)
-        self.attention = nn.Sequential(
-            nn.Linear(a.hidden, a.hidden), nn.Tanh(), nn.Linear(a.hidden, 1)
-        )
+        self.attention = nn.Sequential(nn.Linear(a.hidden, a.hidden), nn.Tanh(), nn.Linear(a.hidden, 1))
         self.classifier = nn.Linear(a.hidden, CLASSES)
 
     def forward(self, log_mels: torch.Tensor) -> torch.Tensor:
@@ -64,5 +62,7 @@ def load(path: Path) -> CRNN:
         model.load_state_dict({name: torch.from_numpy(value) for name, value in arrays.items()})
     except RuntimeError as error:
         reason = " ".join(str(error).split())
-        raise checkpoints.CheckpointError(f"{path} does not hold the network it describes: {reason}") from None
+        raise checkpoints.CheckpointError(
+            f"{path} does not hold the network it describes: {reason}"
+        ) from None
     return model.eval()

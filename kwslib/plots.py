@@ -154,7 +154,9 @@ def confusion_matrix(counts: dict[str, int], keyword: str):
         [[counts["hits"], counts["misses"]], [counts["false_accepts"], counts["correct_rejects"]]]
     )
     share = table / table.sum(axis=1, keepdims=True)
-    labels = np.array([[f"{n:,}\n{s:.1%}" for n, s in zip(*row, strict=True)] for row in zip(table, share)])
+    labels = np.array(
+        [[f"{n:,}\n{s:.1%}" for n, s in zip(*row, strict=True)] for row in zip(table, share, strict=True)]
+    )
     sns.heatmap(share, annot=labels, fmt="", cmap="Blues", vmin=0, vmax=1, cbar=False, ax=ax, linewidths=1)
     ax.set(xlabel="heard as", ylabel="spoken")
     ax.set_xticklabels([keyword, "other"])
@@ -224,7 +226,7 @@ def stream(waveform: np.ndarray, sample_rate_hz: int, curves: dict, threshold: f
     return figure
 
 
-def reliability_of_stream(offline: np.ndarray, streamed: np.ndarray):
+def stream_equality(offline: np.ndarray, streamed: np.ndarray):
     """Streamed probability over offline probability of the same steps, and their difference."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
     left.plot([0, 1], [0, 1], color=GREY, linestyle=":")
@@ -237,14 +239,37 @@ def reliability_of_stream(offline: np.ndarray, streamed: np.ndarray):
     return _tight(figure)
 
 
-def ratios(table, column: str, limit: float, label: str):
+def plateaus(table):
+    """Spread of seconds over the threshold past the keyword. table: frame, tracks by ways of scoring."""
+    figure, ax = plt.subplots(figsize=(8, 2.6))
+    sns.stripplot(table, orient="h", ax=ax, alpha=0.5, jitter=0.25, palette="colorblind")
+    for row, name in enumerate(table.columns):
+        ax.plot([table[name].median()] * 2, [row - 0.35, row + 0.35], color=INK, linewidth=2)
+    ax.set(xlabel="seconds over the threshold past the keyword's clip (line: median)", xlim=(-0.05, None))
+    return _tight(figure)
+
+
+def format_table(table):
+    """A results table for people: bytes whole, rates to one place, errors in powers of ten."""
+    formats = {}
+    for name in table.columns:
+        if name in ("au_fa_fr", "one_minus_auc"):
+            formats[name] = "{:.2e}"
+        elif name.endswith(("bytes", "_per_clip")):
+            formats[name] = "{:,.0f}"
+        else:
+            formats[name] = "{:.2f}" if "errors" in name else "{:.1f}"
+    return table.style.format(formats, na_rep="–")
+
+
+def ratios(table, column: str, limit: float, label: str, low: str = "low", high: str = "high"):
     """Ratio of each setting to its reference with a 95 % interval; a line at 1 and at the limit.
 
-    table: frame indexed by setting with `column`, and `low` and `high` of its interval.
+    table: frame indexed by setting with `column`, and columns `low` and `high` of its interval.
     """
     figure, ax = plt.subplots(figsize=(8, 0.8 + 0.42 * len(table)))
     for row, (setting, values) in enumerate(table.iterrows()):
-        ax.plot([values["low"], values["high"]], [row, row], color=colour(setting), linewidth=2)
+        ax.plot([values[low], values[high]], [row, row], color=colour(setting), linewidth=2)
         ax.plot(values[column], row, marker(setting), color=colour(setting), markeredgecolor="black")
     ax.axvline(1, color=GREY)
     ax.axvline(limit, color=RED, linestyle=":", label=f"target: at most {limit:g}")

@@ -41,7 +41,7 @@ class ParameterError(ValueError):
     """A wrong parameter; the message is one line and names what is allowed."""
 
 
-class MissingStage(RuntimeError):
+class MissingStageError(RuntimeError):
     """A file that an earlier stage writes is not there; the message says how to make it."""
 
 
@@ -83,6 +83,17 @@ class Parameters:
             raise ParameterError(f"run is {self.run!r}; it must be None, a name, or the path of a folder")
         return REPORTS / self.run
 
+    def caveats(self) -> list[str]:
+        """What a reader must know before believing a figure of this run."""
+        notes = []
+        if self.profile == "smoke":
+            notes.append(
+                "Profile smoke: trained for seconds to see that everything runs; figures mean nothing."
+            )
+        if self.split == "utterance":
+            notes.append("Speakers shared: voices heard in training are heard again in what is reported.")
+        return notes
+
     def named(self) -> dict:
         """The five that a result depends on; a corpus folder by its name, not where it lies."""
         values = {k: v for k, v in asdict(self).items() if k != "run"}
@@ -97,7 +108,9 @@ class Run:
         held = self.read().get("parameters")
         if held is not None and held != parameters.named():
             ours = parameters.named()
-            differ = ", ".join(f"{k} {held.get(k)!r}, not {ours[k]!r}" for k in ours if held.get(k) != ours[k])
+            differ = ", ".join(
+                f"{k} {held.get(k)!r}, not {ours[k]!r}" for k in ours if held.get(k) != ours[k]
+            )
             raise ParameterError(f"{self.folder} holds another run ({differ}); choose another `run`")
         if held is None:
             self.write(schema=1, parameters=parameters.named(), stages={}, **provenance())
@@ -147,7 +160,7 @@ class Run:
         """A pandas frame, a row an epoch."""
         import pandas
 
-        return pandas.read_csv(self._needed("history", setting, "csv"))
+        return pandas.read_csv(self.needed("history", setting, "csv"))
 
     def write_scores(self, setting: str, ids, labels, probabilities) -> None:
         buffer = io.BytesIO()
@@ -157,33 +170,56 @@ class Run:
 
     def scores(self, setting: str) -> dict[str, np.ndarray]:
         """ids, labels, probabilities of the part that is reported on: (clips,) each."""
-        with np.load(self._needed("scores", setting, "npz"), allow_pickle=False) as arrays:
+        with np.load(self.needed("scores", setting, "npz"), allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
 
     def write_metrics(self, setting: str, values: dict) -> None:
         write_json(self.folder / "metrics" / f"{setting}.json", values)
 
     def metrics(self, setting: str) -> dict:
-        return json.loads(self._needed("metrics", setting, "json").read_text())
+        return json.loads(self.needed("metrics", setting, "json").read_text())
 
     def measured(self) -> list[str]:
         """Settings that have a metrics file: the named ones first, in their order."""
         found = {path.stem for path in (self.folder / "metrics").glob("*.json")}
         return [s for s in SETTINGS if s in found] + sorted(found - set(SETTINGS))
 
-    def _needed(self, kind: str, setting: str, suffix: str) -> Path:
+    def table(self, settings: list[str]):
+        """A pandas frame, a row a setting: au_fa_fr, one_minus_auc and its interval (low, high), errors
+        (au_fa_fr over the baseline's; NaN where the baseline made none) and its interval, costs, and
+        the rates size, file and speed."""
+        import pandas
+
+        rows = {}
+        for setting in settings:
+            values = self.metrics(setting)
+            quality, versus = values["quality"], values["versus_baseline"]
+            low, high = quality["interval"]["one_minus_auc"]
+            errors_low, errors_high = versus["interval"]["au_fa_fr"] or (np.nan, np.nan)
+            rows[setting] = {
+                "au_fa_fr": quality["au_fa_fr"],
+                "one_minus_auc": quality["one_minus_auc"],
+                "low": low,
+                "high": high,
+                "errors": np.nan if versus["au_fa_fr"] is None else versus["au_fa_fr"],
+                "errors_low": errors_low,
+                "errors_high": errors_high,
+                **{key: values["cost"][key] for key in ("parameter_bytes", "file_bytes", "macs_per_clip")},
+                "size": versus["parameter_bytes"],
+                "file": versus["file_bytes"],
+                "speed": versus["macs"],
+            }
+        return pandas.DataFrame.from_dict(rows, orient="index")
+
+    def needed(self, kind: str, setting: str, suffix: str) -> Path:
+        """The path of a file that must be there, or `MissingStageError`."""
         path = self.folder / kind / f"{setting}.{suffix}"
         if not path.is_file():
-            raise MissingStage(
+            raise MissingStageError(
                 f"{kind} of {setting} are not in {self.folder}: run the notebook that makes them first, "
                 f"with the same parameters (`kws report` runs all in order)"
             )
         return path
-
-
-def open_run(corpus, keyword, profile, split, seed, run) -> Run:
-    """What the parameters cell of a notebook names."""
-    return Run(Parameters(corpus, keyword, profile, split, seed, run))
 
 
 def write_json(path: Path, values: dict) -> None:

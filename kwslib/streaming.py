@@ -9,6 +9,8 @@ An int8 checkpoint runs with its weights as floats (int8 times scale).
 """
 
 import copy
+import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +47,9 @@ class Stream:
         self._kernel = weights["convolution.weight"].reshape(a.channels, -1)
         self._kernel_bias = weights["convolution.bias"][:, None]
         self._gru = [
-            tuple(weights[f"gru.{kind}_{side}_l{layer}"] for kind in ("weight", "bias") for side in ("ih", "hh"))
+            tuple(
+                weights[f"gru.{kind}_{side}_l{layer}"] for kind in ("weight", "bias") for side in ("ih", "hh")
+            )
             for layer in range(a.layers)
         ]
         self._attend = weights["attention.0.weight"], weights["attention.0.bias"]
@@ -120,6 +124,12 @@ class Stream:
         state.samples = np.concatenate([state.samples, state.samples[-2 : -half - 2 : -1]])
         return self._advance()
 
+    def hear(self, samples: np.ndarray, chunk: int = 1280) -> np.ndarray:
+        """A recording from a fresh start, `chunk` samples at a time: (steps, 2) as from `feed`."""
+        self.reset()
+        pieces = [self.feed(samples[start : start + chunk]) for start in range(0, len(samples), chunk)]
+        return np.concatenate([*pieces, self.flush()])
+
     def _advance(self) -> np.ndarray:
         """Makes every step that the pending samples allow. Each step's arrays have the same shapes
         however the samples came, which is what makes the results equal to the last bit."""
@@ -179,6 +189,21 @@ class Stream:
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
     return 0.5 * np.tanh(0.5 * x) + 0.5
+
+
+def detections(
+    stream: Stream, pieces: Iterable[np.ndarray], threshold: float
+) -> Iterator[tuple[float, float]]:
+    """(time in seconds, probability) whenever the probability rises to the threshold from below.
+
+    pieces: (samples,) arrays, as they come; the stream is flushed after the last.
+    """
+    was_over = False
+    for piece in itertools.chain(pieces, [None]):
+        for time_s, probability in stream.flush() if piece is None else stream.feed(piece):
+            if probability >= threshold and not was_over:
+                yield float(time_s), float(probability)
+            was_over = probability >= threshold
 
 
 def plateau_s(times: np.ndarray, probabilities: np.ndarray, threshold: float, end_s: float) -> float:

@@ -97,9 +97,7 @@ class Result:
     history: list[dict]
 
 
-def distillation_loss(
-    student: torch.Tensor, teacher: torch.Tensor, temperature: float
-) -> torch.Tensor:
+def distillation_loss(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
     """T^2 KL(softmax(teacher / T) || softmax(student / T)), mean over the batch (Hinton et al.,
     arXiv 1503.02531; the factor keeps gradients comparable between temperatures).
 
@@ -257,9 +255,9 @@ def code_digest(thing) -> str:
     tree = ast.parse(textwrap.dedent(inspect.getsource(thing)))
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
-            if isinstance(body[0].value, ast.Constant):
-                del body[0]
+        first = body[0] if isinstance(body, list) and body else None
+        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+            del body[0]
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
 
 

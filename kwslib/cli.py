@@ -1,0 +1,234 @@
+"""`kws`: the command line. Each verb calls one function and imports what it needs when it runs.
+
+Exit codes: 0 done, 1 the work failed, 2 wrong usage (one line, no traceback).
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Small keyword spotting: train, stream, distil, quantize, report.",
+    epilog="Start with: kws report",
+)
+
+CorpusOption = Annotated[
+    str,
+    typer.Option(
+        help="embedded, speech_commands_v0.01, speech_commands_v0.02, or a folder WORD/SPEAKER_nohash_N.wav"
+    ),
+]
+KeywordOption = Annotated[str, typer.Option(help="The word to spot; the corpus must have clips of it.")]
+CheckpointArgument = Annotated[Path, typer.Argument(help="A .safetensors file of a run's checkpoints/.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+
+@app.command()
+def report(
+    corpus: CorpusOption = "embedded",
+    keyword: KeywordOption = "sheila",
+    profile: Annotated[
+        str,
+        typer.Option(
+            help="smoke (seconds, means nothing), quick (minutes), full (the study's steps or more)"
+        ),
+    ] = "quick",
+    split: Annotated[
+        str, typer.Option(help="speaker (kept apart) or utterance (the study's: shared)")
+    ] = "speaker",
+    seed: Annotated[int, typer.Option(help="Of initial weights, batches, augmentation.")] = 0,
+    run: Annotated[str | None, typer.Option(help="Name under reports/, or the path of a folder.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="A stage by name or number; repeat for several.")
+    ] = None,
+    force: Annotated[bool, typer.Option(help="Run again, and train anew, what is up to date.")] = False,
+) -> None:
+    """Run the notebooks in order and write the HTML report.
+
+    What is up to date is skipped; after a failure or an interruption the same command goes on where
+    it stopped.
+
+    Example: kws report --corpus ~/speech_commands --keyword happy --profile full
+    """
+    from . import report as chain
+    from .runs import Parameters
+
+    parameters = Parameters(corpus, keyword, profile, split, seed, run)
+    index = chain.run_chain(parameters, only, force, say=lambda line: print(line, flush=True))
+    print(f"The report: {index}")
+
+
+@app.command("corpus")
+def corpus_(
+    corpus: Annotated[
+        str, typer.Argument(help="embedded, speech_commands_v0.01, speech_commands_v0.02, or a folder.")
+    ],
+    keyword: KeywordOption = "sheila",
+    as_json: JsonOption = False,
+) -> None:
+    """Make, download or index a corpus; print what it holds and what was rejected."""
+    from . import data
+
+    loaded = data.load(corpus)
+    counts = loaded.word_counts()
+    parts = {}
+    for how in data.SPLITS:
+        try:
+            split, labels = data.split(loaded, keyword, how), loaded.labels(keyword)
+        except data.CorpusError as error:
+            parts[how] = str(error)
+            continue
+        parts[how] = {
+            part: {
+                "clips": len(clips),
+                "keyword": int(labels[clips].sum()),
+                "speakers": len(set(loaded.speakers[clips].tolist())),
+            }
+            for part, clips in split.items()
+        }
+    found = {
+        "corpus": loaded.name,
+        "digest": loaded.digest,
+        "clips": len(loaded),
+        "hours": round(loaded.hours, 3),
+        "speakers": len(set(loaded.speakers.tolist())),
+        "words": counts,
+        "background": sorted(loaded.background),
+        "splits": parts,
+        "rejected": [{"file": path, "reason": reason} for path, reason in loaded.rejected],
+    }
+    if as_json:
+        print(json.dumps(found))
+        return
+    print(f"{found['corpus']}: {found['clips']:,} clips, {found['hours']:.2f} hours, {found['speakers']:,} speakers, "
+          f"{len(counts)} words, {len(found['background'])} background recordings")  # fmt: skip
+    print("words: " + ", ".join(f"{word} {count:,}" for word, count in counts.items()))
+    for how, split in parts.items():
+        if isinstance(split, str):
+            print(f"split {how}: {split}")
+            continue
+        print(f"split {how}: " + "; ".join(
+            f"{part} {n['clips']:,} clips ({n['keyword']:,} {keyword}), {n['speakers']:,} speakers"
+            for part, n in split.items()))  # fmt: skip
+    print(f"rejected: {len(loaded.rejected)}")
+    for path, reason in loaded.rejected[:20]:
+        print(f"  {path}: {reason}")
+    if len(loaded.rejected) > 20:
+        print(f"  and {len(loaded.rejected) - 20} more; --json lists all")
+
+
+@app.command()
+def evaluate(
+    checkpoint: CheckpointArgument,
+    corpus: Annotated[str, typer.Argument(help="A corpus name or folder.")],
+    keyword: KeywordOption = "sheila",
+    split: Annotated[str, typer.Option(help="speaker, utterance, or all: every clip.")] = "speaker",
+    seed: Annotated[int, typer.Option(help="Of the utterance split.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Quality of any checkpoint on any corpus: the test part, or with --split all every clip."""
+    from . import experiments
+
+    found = experiments.evaluate(checkpoint, corpus, keyword, split, seed)
+    if as_json:
+        print(json.dumps(found))
+        return
+    low, high = found["interval"]["one_minus_auc"]
+    print(f"{found['clips']:,} clips ({found['part']}), {found['positives']:,} of {keyword}")
+    print(f"1 - AUC              {found['one_minus_auc']:.3e}   95 % interval {low:.1e} to {high:.1e}")
+    print(f"au_fa_fr             {found['au_fa_fr']:.3e}   (compares within one corpus only)")
+    print(f"missed at FA 1e-3    {found['miss_at_fa_1e-3']:.2%}")
+
+
+@app.command()
+def cost(checkpoint: CheckpointArgument, as_json: JsonOption = False) -> None:
+    """Size and multiply-accumulates of a checkpoint, by part."""
+    from . import cost as costs
+
+    total, rows = costs.of_checkpoint(checkpoint), costs.by_part(checkpoint)
+    if as_json:
+        print(json.dumps({**total, "parts": rows}))
+        return
+    print(f"{'part':<12}{'parameters':>12}{'bytes':>10}{'MACs a clip':>13}")
+    for row in rows:
+        print(f"{row['part']:<12}{row['parameters']:>12,}{row['bytes']:>10,}{row['macs']:>13,}")
+    print(
+        f"{'network':<12}{total['parameters']:>12,}{total['parameter_bytes']:>10,}{total['macs_per_clip']:>13,}"
+    )
+    print(f"file {total['file_bytes']:,} bytes; ptflops counts {total['macs_ptflops']:,} MACs")
+
+
+@app.command()
+def stream(
+    checkpoint: CheckpointArgument,
+    source: Annotated[
+        str, typer.Argument(help="An audio file, or - for raw 16 kHz mono PCM16 on standard input.")
+    ] = "-",
+    threshold: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Probability from which the keyword counts.")
+    ] = 0.5,
+    as_json: JsonOption = False,
+) -> None:
+    """Listen and print detections as they happen.
+
+    Example: arecord -q -f S16_LE -r 16000 -t raw | kws stream checkpoints/baseline.safetensors -
+    """
+    from . import streaming
+
+    spotter = streaming.Stream.load(checkpoint)
+    found = 0
+    for time_s, probability in streaming.detections(spotter, _pieces(source), threshold):
+        found += 1
+        if as_json:
+            print(json.dumps({"time_s": round(time_s, 3), "probability": round(probability, 6)}), flush=True)
+        else:
+            print(f"{time_s:9.2f} s   probability {probability:.3f}", flush=True)
+    if not as_json:
+        print(f"{found} detections", file=sys.stderr)
+
+
+def _pieces(source: str):
+    """Audio of a file or of standard input, (samples,) int16 at a time."""
+    import numpy as np
+
+    from . import data
+
+    if source != "-":
+        if not Path(source).is_file():
+            raise data.CorpusError(f"no file {source!r}")
+        try:
+            yield data.read_clip(Path(source))
+        except data.CorpusError as error:
+            raise data.CorpusError(f"{source}: {error}") from None
+        return
+    rest = b""
+    while piece := sys.stdin.buffer.read1(2560):
+        piece = rest + piece
+        even = len(piece) // 2 * 2
+        rest = piece[even:]
+        yield np.frombuffer(piece[:even], dtype="<i2")
+
+
+def main() -> None:
+    """The console script: errors of use are one line and exit code 2, failed work is 1."""
+    try:
+        app()
+    except ValueError as error:  # CorpusError, ParameterError, CheckpointError
+        print(f"kws: {error}", file=sys.stderr)
+        sys.exit(2)
+    except RuntimeError as error:  # StageError, MissingStage
+        print(f"kws: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("kws: interrupted; the same command goes on where this stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
