@@ -176,7 +176,7 @@ def score_histogram(labels: np.ndarray, scores: np.ndarray, threshold: float):
     ax.axvline(np.log(limit / (1 - limit)), color=RED, linestyle="--", label=f"threshold {threshold:.3f}")
     ticks = np.array([1e-6, 1e-4, 1e-2, 0.1, 0.5, 0.9, 0.99, 0.9999, 1 - 1e-6])
     ax.set_xticks(np.log(ticks / (1 - ticks)), [f"{t:g}" for t in ticks], rotation=45, fontsize=8)
-    ax.set(yscale="log", xlabel="probability of the keyword", ylabel="clips")
+    ax.set(yscale="log", xlabel="probability of the keyword", ylabel="clips", xlim=(bins[0] - 0.5, bins[-1] + 0.5))
     ax.legend(fontsize=8)
     return _tight(figure)
 

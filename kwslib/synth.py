@@ -17,69 +17,69 @@ import hashlib
 import os
 import wave
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 
-VERSION = 1  # raise it with every change that changes the corpus
+VERSION = 1  # raise it with every change of code that changes the corpus
 SAMPLE_RATE_HZ = 16000
 CLIP_SAMPLES = 16000
 BACKGROUND = "_background_noise_"
 BACKGROUND_S = 30
 
+SPEAKERS = 400
 KEYWORD = "sheila"
 WORDS = tuple(
-    """backward bed bird cat dog down eight five follow forward four go happy house learn left marvin
-    nine no off on one right seven sheila six stop three tree two up visual wow yes zero""".split()
+    str.split("""backward bed bird cat dog down eight five follow forward four go happy house learn left
+    marvin nine no off on one right seven sheila six stop three tree two up visual wow yes zero""")
 )
 SOUND_ALIKES = tuple(
-    """celia chiller delilah feeler healer peeler sealer sheathe sheena sheer sheep sheet shelter shield
-    shyla steeler tequila""".split()
+    str.split("""celia chiller delilah eager feeler gorilla happen harvest healer lisa manila marlin peeler
+    sealer shallow sheathe sheena sheep sheer sheet shelter shield shilling shyla steeler tequila vanilla
+    visa""")
 )
 # The keyword's beginning and end alone are other words: folder -> (from, to), shares of its length.
 CUT_OFF = {"shee": (0.0, 0.55), "eela": (0.4, 1.0)}
-CHATTER = """people water money because thinking morning letter window garden music brother summer table
-    picture minute country problem yesterday little answer paper mother station never between""".split()
+CHATTER = tuple(  # of the babble: none of the words above
+    str.split("""people water money because thinking morning letter window garden music brother summer table
+    picture minute country problem yesterday little answer paper mother station never between""")
+)
+KEYWORD_TAKES, WORDS_SAID, SOUND_ALIKES_SAID = 3, 14, 2  # clips of a speaker, beside the cut-off ones
 
-ACCENTS = """en-us en en-gb-scotland en-gb-x-rp en-gb-x-gbclan en-gb-x-gbcwmd en-029 en-us-nyc""".split()
-# espeak-ng's voices less the robots, the broken (they clip or hum), and two whose noise ignores a seed.
-VOICES = """Alex Alicia Andrea Andy Annie Denis Diogo Gene Gene2 Henrique Hugo Lee Mario
-    Michael Mike Nguyen adam announcer antonio aunty belinda benjamin boris david ed edward f1 f2
-    f3 f4 f5 grandpa gustave ian iven3 iven4 john klatt3 klatt4 klatt6 linda m1 m2 m3
-    m4 m5 m6 m7 m8 marcelo max michel miguel norbert pablo paul pedro quincy rob robert sandro travis
-    victor zac""".split()
+ACCENTS = tuple(
+    str.split("""en en-us en-gb-scotland en-gb-x-rp en-gb-x-gbclan en-gb-x-gbcwmd en-029 en-us-nyc""")
+)
+# espeak-ng's voices less robots, jokes and whispers, and two whose noise its seed does not govern.
+VOICES = tuple(
+    str.split("""Alex Alicia Andrea Andy Annie Denis Diogo Gene Gene2 Henrique Hugo Lee Mario Michael Mike
+    Nguyen adam announcer antonio aunty belinda benjamin boris david ed edward f1 f2 f3 f4 f5 grandpa
+    gustave ian iven3 iven4 john klatt3 klatt4 klatt6 linda m1 m2 m3 m4 m5 m6 m7 m8 marcelo max michel
+    miguel norbert pablo paul pedro quincy rob robert sandro travis victor zac""")
+)
+
+# Lowest and highest of uniform draws: of a speaker, then of a clip. What makes the corpus easy or hard
+# is here: with SNRs from 0 dB and twice the sound-alikes the baseline ends ten times further from right.
+RANGES = {
+    "rate_wpm": (120, 205),
+    "pitch": (25, 75),  # on espeak-ng's scale from 0 to 99, as
+    "pitch_range": (20, 80),
+    "stretch": (0.92, 1.1),  # of time and, inversely, of all frequencies: the vocal tract
+    "reverberation_s": (0.1, 0.5),  # until 60 dB down
+    "direct_db": (6, 20),  # direct sound to reverberation
+    "tilt_db": (-3, 3),  # of the microphone, an octave
+    "low_cut_hz": (40, 300),
+    "high_cut_hz": (4000, 8000),
+    "rate_share": (0.88, 1.14),  # of the speaker's rate
+    "pitch_shift": (-8, 8),  # from the speaker's pitch
+    "snr_db": (12, 40),
+    "peak_db": (-24, 1),  # to full scale; above 0 it clips
+}
 
 _ESPEAK_HZ = 22050
-_SPOKEN_S = 1.2  # longest utterance of a word that is kept whole
-_FFT = 24000  # holds a clip and the longest room response
-
-
-@dataclass(frozen=True)
-class Take:
-    """How speakers and their clips vary: (lowest, highest) of uniform draws unless said otherwise."""
-
-    keyword: int = 3  # clips a speaker
-    words: int = 14  # other words a speaker
-    sound_alikes: int = 2  # of them a speaker
-    rate_wpm: tuple = (120, 220)  # of a speaker, and
-    rate_share: tuple = (0.88, 1.14)  # that of a clip to it
-    pitch: tuple = (25, 75)  # espeak-ng's scale from 0 to 99, of a speaker, and
-    pitch_shift: tuple = (-8, 8)  # of a clip to it
-    pitch_range: tuple = (20, 80)
-    stretch: tuple = (0.92, 1.1)  # of time and, inversely, of all frequencies: the vocal tract
-    reverberation_s: tuple = (0.1, 0.5)  # until 60 dB down
-    direct_db: tuple = (4, 20)  # direct sound to reverberation
-    tilt_db: tuple = (-3, 3)  # of the microphone, an octave
-    low_cut_hz: tuple = (40, 300)
-    high_cut_hz: tuple = (3200, 8000)
-    snr_db: tuple = (10, 40)
-    peak_db: tuple = (-24, 1)  # to full scale; above 0 it clips
-
-
-TAKE = Take()
-SPEAKERS = 400
+_SPOKEN_S = 1.2  # no word is longer
+_FFT = 24000  # holds a clip and half a second of room; a product of small primes
 
 
 @dataclass(frozen=True)
@@ -95,21 +95,22 @@ class Speaker:
     seed: tuple
 
 
-def recipe(speakers: int = SPEAKERS, seed: int = 0) -> dict:
-    """All that decides the corpus, as JSON would give it back."""
-    take = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(TAKE).items()}
+def recipe() -> dict:
+    """All that decides the corpus which `make` writes by default, as JSON would give it back."""
     return {
         "version": VERSION,
-        "seed": seed,
-        "speakers": speakers,
+        "seed": 0,
+        "speakers": SPEAKERS,
         "keyword": KEYWORD,
         "words": list(WORDS),
         "sound_alikes": list(SOUND_ALIKES),
-        "cut_off": {word: list(span) for word, span in CUT_OFF.items()},
+        "cut_off": {folder: list(span) for folder, span in CUT_OFF.items()},
+        "clips": [KEYWORD_TAKES, WORDS_SAID, SOUND_ALIKES_SAID],
+        "chatter": list(CHATTER),
         "accents": list(ACCENTS),
         "voices": list(VOICES),
+        "ranges": {name: list(span) for name, span in RANGES.items()},
         "background_s": BACKGROUND_S,
-        "take": take,
     }
 
 
@@ -123,16 +124,13 @@ def make(
     from tqdm import tqdm
 
     root, espeak = Path(root).resolve(), _espeak()
-    for folder in (BACKGROUND, *WORDS, *SOUND_ALIKES, *CUT_OFF):
-        (root / folder).mkdir()
-    workers = workers or min(os.cpu_count() or 1, speakers)
+    workers = workers or min(os.cpu_count() or 1, 8)  # each makes its own noises first
     # Spawned, not forked: the caller may be a notebook with torch's threads running.
     pool = ProcessPoolExecutor(workers, get_context("spawn"))
     try:
         jobs = [pool.submit(_write_background, root, espeak, seed)]
-        jobs += [
-            pool.submit(_write_clips, root, espeak, seed, each) for each in draw_speakers(speakers, seed)
-        ]
+        for speaker in draw_speakers(speakers, seed):
+            jobs.append(pool.submit(_write_clips, root, espeak, seed, speaker))
         quiet = None if progress else True
         for job in tqdm(as_completed(jobs), "make embedded", len(jobs), unit="speaker", disable=quiet):
             job.result()
@@ -152,13 +150,17 @@ def draw_speakers(speakers: int, seed: int) -> list[Speaker]:
             drawn[name] = Speaker(
                 name=name,
                 voice=f"{generator.choice(ACCENTS)}+{generator.choice(VOICES)}",
-                rate_wpm=generator.uniform(*TAKE.rate_wpm),
-                pitch=generator.uniform(*TAKE.pitch),
-                pitch_range=generator.uniform(*TAKE.pitch_range),
-                stretch=generator.uniform(*TAKE.stretch),
+                rate_wpm=_draw(generator, "rate_wpm"),
+                pitch=_draw(generator, "pitch"),
+                pitch_range=_draw(generator, "pitch_range"),
+                stretch=_draw(generator, "stretch"),
                 seed=(seed, 1, len(drawn)),
             )
     return list(drawn.values())
+
+
+def _draw(generator: np.random.Generator, name: str) -> float:
+    return generator.uniform(*RANGES[name])
 
 
 def _percentage(name: str) -> float:
@@ -170,9 +172,9 @@ def clips_of(speaker: Speaker) -> list[str]:
     """The folders into which a speaker's clips go, one a clip."""
     generator = np.random.default_rng([*speaker.seed, 0])
     others = [word for word in WORDS if word != KEYWORD]
-    words = generator.choice(others, TAKE.words, replace=False).tolist()
-    sound_alikes = generator.choice(SOUND_ALIKES, TAKE.sound_alikes, replace=False).tolist()
-    return [KEYWORD] * TAKE.keyword + words + sound_alikes + list(CUT_OFF)
+    words = generator.choice(others, WORDS_SAID, replace=False).tolist()
+    sound_alikes = generator.choice(SOUND_ALIKES, SOUND_ALIKES_SAID, replace=False).tolist()
+    return [KEYWORD] * KEYWORD_TAKES + words + sound_alikes + list(CUT_OFF)
 
 
 def _write_clips(root: Path, espeak: tuple[str, str], seed: int, speaker: Speaker) -> None:
@@ -193,6 +195,7 @@ def _write_background(root: Path, espeak: tuple[str, str], seed: int) -> None:
 
 
 def _write(path: Path, samples: np.ndarray) -> None:
+    path.parent.mkdir(exist_ok=True)
     rounded = np.clip(np.round(samples * 32767), -32768, 32767).astype("<i2")
     with wave.open(str(path), "wb") as file:  # soundfile waits for the disk, 4 ms a clip
         file.setparams((1, 2, SAMPLE_RATE_HZ, len(rounded), "NONE", ""))
@@ -201,8 +204,8 @@ def _write(path: Path, samples: np.ndarray) -> None:
 
 def say(espeak: tuple[str, str], speaker: Speaker, folder: str, generator: np.random.Generator):
     """(samples,) a word, or the cut-off keyword, as this speaker says it once; dry, a second at most."""
-    rate_wpm = speaker.rate_wpm * generator.uniform(*TAKE.rate_share)
-    pitch = speaker.pitch + generator.uniform(*TAKE.pitch_shift)
+    rate_wpm = speaker.rate_wpm * _draw(generator, "rate_share")
+    pitch = speaker.pitch + _draw(generator, "pitch_shift")
     text = (KEYWORD if folder in CUT_OFF else folder) + generator.choice(["", "?", "!"])
     spoken = speak(espeak, text, speaker.voice, rate_wpm, pitch, speaker.pitch_range)
     loud = np.flatnonzero(np.abs(spoken) > 0.02 * np.abs(spoken).max())
@@ -239,23 +242,23 @@ def record(
     noise = noises[list(noises)[generator.integers(len(noises))]]
     place = generator.integers(len(noise) - CLIP_SAMPLES)
     speech_power = np.mean(wet[start : start + len(word)] ** 2)
-    snr = 10 ** (generator.uniform(*TAKE.snr_db) / 10)
+    snr = 10 ** (_draw(generator, "snr_db") / 10)
     mixed = wet + np.sqrt(speech_power / snr) * noise[place : place + CLIP_SAMPLES]
-    return mixed * (10 ** (generator.uniform(*TAKE.peak_db) / 20) / np.abs(mixed).max())
+    return mixed * (10 ** (_draw(generator, "peak_db") / 20) / np.abs(mixed).max())
 
 
 def room_response(generator: np.random.Generator) -> np.ndarray:
     """(bins,) complex, of an `_FFT`-point transform: an impulse and decaying noise (Moorer 1979), seen
     through a microphone that tilts the spectrum and cuts it off at both ends."""
     seconds = np.arange(_FFT - CLIP_SAMPLES) / SAMPLE_RATE_HZ
-    decay = 10 ** (-3 * seconds / generator.uniform(*TAKE.reverberation_s))
+    decay = 10 ** (-3 * seconds / _draw(generator, "reverberation_s"))
     tail = generator.standard_normal(len(seconds)) * decay
     tail[: generator.integers(30, 200)] = 0  # until the first reflection
-    tail *= 10 ** (-generator.uniform(*TAKE.direct_db) / 20) / np.sqrt(np.sum(tail**2))
+    tail *= 10 ** (-_draw(generator, "direct_db") / 20) / np.sqrt(np.sum(tail**2))
     tail[0] = 1
     hz = np.fft.rfftfreq(_FFT, 1 / SAMPLE_RATE_HZ) + 1
-    gain_db = generator.uniform(*TAKE.tilt_db) * np.log2(hz / 1000)
-    low, high = generator.uniform(*TAKE.low_cut_hz), generator.uniform(*TAKE.high_cut_hz)
+    gain_db = _draw(generator, "tilt_db") * np.log2(hz / 1000)
+    low, high = _draw(generator, "low_cut_hz"), _draw(generator, "high_cut_hz")
     cut = 1 / np.sqrt((1 + (low / hz) ** 4) * (1 + (hz / high) ** 12))
     return np.fft.rfft(tail, _FFT) * cut * 10 ** (np.clip(gain_db, -20, 20) / 20)
 
@@ -275,21 +278,25 @@ def white(generator: np.random.Generator) -> np.ndarray:
 
 
 def pink(generator: np.random.Generator) -> np.ndarray:
-    """As much power in every octave from 20 Hz."""
+    """As much power in every octave from 20 Hz; mean power 1."""
     spectrum = np.fft.rfft(white(generator))
     hz = np.arange(len(spectrum)) / BACKGROUND_S
-    return np.fft.irfft(spectrum / np.sqrt(np.maximum(hz, 20)))
+    noise = np.fft.irfft(spectrum / np.sqrt(np.maximum(hz, 20)))
+    return noise / np.std(noise)
 
 
 def hum(generator: np.random.Generator) -> np.ndarray:
-    """A motor on the mains: harmonics that swell and fade, and some air."""
+    """A motor: three groups of harmonics of 50-60 Hz that swell and fade apart, and some air."""
     seconds = np.arange(BACKGROUND_S * SAMPLE_RATE_HZ) / SAMPLE_RATE_HZ
-    mains_hz = generator.choice([50, 60])
-    noise = 0.3 * pink(generator) / np.std(pink(generator))
-    for harmonic in range(1, 25):
-        swell = 1 + 0.5 * np.sin(2 * np.pi * generator.uniform(0.05, 2) * seconds)
-        phase = generator.uniform(0, 2 * np.pi)
-        noise += swell * np.sin(2 * np.pi * mains_hz * harmonic * seconds + phase) / harmonic**0.7
+    period = generator.integers(SAMPLE_RATE_HZ // 60, SAMPLE_RATE_HZ // 50)
+    turn = 2 * np.pi * np.arange(period) / period
+    noise = 0.5 * pink(generator)
+    for first in (1, 6, 14):
+        harmonics = np.arange(first, 2 * first + 5)[:, None]
+        phases = generator.uniform(0, 2 * np.pi, harmonics.shape)
+        wave_of_turn = np.sum(np.sin(harmonics * turn + phases) / harmonics**0.7, axis=0)
+        swell = 1 + 0.6 * np.sin(2 * np.pi * generator.uniform(0.05, 2) * seconds)
+        noise += swell * np.resize(wave_of_turn, len(seconds))
     return noise
 
 
@@ -313,7 +320,7 @@ def rain(generator: np.random.Generator) -> np.ndarray:
 def dishes(generator: np.random.Generator) -> np.ndarray:
     """Plates and cutlery in a kitchen."""
     clinks = _struck(generator, 12, (900, 6500), (0.01, 0.12), (-30, 0))
-    return clinks + 0.02 * pink(generator) / np.std(pink(generator))
+    return clinks + 0.02 * pink(generator)
 
 
 def babble(espeak: tuple[str, str], generator: np.random.Generator) -> np.ndarray:
@@ -321,7 +328,7 @@ def babble(espeak: tuple[str, str], generator: np.random.Generator) -> np.ndarra
     mixed = np.zeros(BACKGROUND_S * SAMPLE_RATE_HZ)
     for _ in range(6):
         voice = f"{generator.choice(ACCENTS)}+{generator.choice(VOICES)}"
-        text = " ".join(generator.choice(CHATTER, 4 * BACKGROUND_S))
+        text = " ".join(generator.choice(CHATTER, 2 * BACKGROUND_S))
         spoken = speak(espeak, text, voice, generator.uniform(130, 200), generator.uniform(25, 75), 50)
         step = round(_SPOKEN_S * _ESPEAK_HZ)
         pieces = [resample(spoken[at : at + step]) for at in range(0, len(spoken) - step, step)]

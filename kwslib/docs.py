@@ -1,0 +1,102 @@
+"""The result tables of README.md and reports/README.md, written from the committed runs.
+
+`make docs` writes them; a test checks that they are what the metric files say.
+"""
+
+import json
+import re
+from pathlib import Path
+
+from . import published, runs
+
+ROOT = Path(__file__).parent.parent
+SHARED, APART = "speech-commands-happy", "speech-commands-happy-speaker"  # the two committed runs
+_MARKS = re.compile(r"(<!-- results -->\n).*?(<!-- end of results -->)", re.DOTALL)
+
+
+def open_committed(name: str) -> runs.Run:
+    """A committed run, opened with the parameters that it holds."""
+    held = json.loads((ROOT / "reports" / name / "run.json").read_text())["parameters"]
+    return runs.Run(runs.Parameters(**held, run=str(ROOT / "reports" / name)))
+
+
+def results() -> str:
+    """Markdown table: a row a setting, both splits beside each other, the study's figures last."""
+    shared = open_committed(SHARED).table(list(runs.SETTINGS))
+    apart = open_committed(APART).table(list(runs.SETTINGS))
+    study = published.study()
+    study_errors = study["au_fa_fr"] / study.loc["baseline", "au_fa_fr"]
+    lines = [
+        "| setting | file bytes | times smaller | times fewer MACs | 1 - AUC, speakers shared | errors "
+        "| 1 - AUC, speakers apart | errors | the study: errors | smaller | fewer |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for setting in runs.SETTINGS:
+        one, two = shared.loc[setting], apart.loc[setting]
+        theirs = ["", "", ""]
+        if setting in study.index:
+            row = study.loc[setting]
+            theirs = [f"{study_errors[setting]:.2f}", f"{row['file']:.1f}", f"{row['speed']:.1f}"]
+        cells = [
+            setting,
+            f"{one['file_bytes']:,.0f}",
+            f"{one['file']:.1f}",
+            f"{one['speed']:.1f}",
+            f"{one['one_minus_auc']:.2e}",
+            _errors(one),
+            f"{two['one_minus_auc']:.2e}",
+            _errors(two),
+            *theirs,
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def explanation() -> str:
+    """What the table's figures are of."""
+    one = open_committed(SHARED).metrics("baseline")["quality"]
+    two = open_committed(APART).metrics("baseline")["quality"]
+    return (
+        f"\nKeyword `happy`. Speakers shared: {one['clips']:,} clips, {one['positives']:,} of the keyword, last "
+        f"epoch. Speakers apart: {two['clips']:,} test clips, {two['positives']:,} of the keyword, epoch chosen on "
+        f"validation. *errors*: au_fa_fr over the baseline's, in brackets the 95 % interval of resampled speakers; "
+        f"one seed. The task's bar is a 1 - AUC of {published.bar()['one_minus_auc']:.1e}. The study's figures are of "
+        f"another keyword and corpus, at the epoch best on the clips that it reported.\n"
+    )
+
+
+def _errors(row) -> str:
+    return f"{row['errors']:.2f} [{row['errors_low']:.2f}, {row['errors_high']:.2f}]"
+
+
+def rendered() -> dict[Path, str]:
+    """Path -> text of the two files with their tables as the metric files say."""
+    readme = ROOT / "README.md"
+    table = results() + explanation()
+    page = f"""# Reports
+
+`kws report` writes its runs here. Two are committed; open `index.html` of the first in a browser.
+
+- [`{SHARED}/`]({SHARED}/): real speech, split as in the study (speakers shared), with pages, figures,
+  scores and checkpoints.
+- [`{APART}/`]({APART}/): the same with speakers kept apart; metrics and scores.
+
+{table}
+![1 - AUC of every setting over how many times cheaper and smaller than the baseline it is]({SHARED}/figures/07_summary/frontier.png)
+
+![Waveform of half a minute with the keyword in the middle, and its probability over time]({SHARED}/figures/02_streaming/demo.png)
+"""
+    return {
+        readme: _MARKS.sub(lambda found: found[1] + table + found[2], readme.read_text()),
+        ROOT / "reports" / "README.md": page,
+    }
+
+
+def main() -> None:
+    for path, text in rendered().items():
+        path.write_text(text)
+        print(path)
+
+
+if __name__ == "__main__":
+    main()

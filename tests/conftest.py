@@ -1,0 +1,74 @@
+"""A corpus of synthesised tones in Speech Commands layout, and a place for indexes outside the checkout."""
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from kwslib import data
+
+torch.set_num_threads(1)
+
+TONES_HZ = {"sheila": (900, 1800), "cat": (300, 300), "dog": (1800, 900), "go": (500, 400), "stop": (2500, 2500)}
+SPEAKERS = {"train": 16, "validation": 4, "test": 4}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def data_root(tmp_path_factory):
+    """Indexes and downloads land here, never in the checkout."""
+    with pytest.MonkeyPatch.context() as patch:
+        root = tmp_path_factory.mktemp("data")
+        patch.setattr(data, "ROOT", root)
+        yield root
+
+
+@pytest.fixture(scope="session")
+def tiny_corpus(tmp_path_factory):
+    """Five words (a rising tone is the keyword, sheila) by 24 speakers, who fall into all three
+    official parts; some clips are short, some FLAC; two background recordings of 3 s."""
+    root, generator = tmp_path_factory.mktemp("corpora") / "tiny", np.random.default_rng(0)
+    for word, ends_hz in TONES_HZ.items():
+        (root / word).mkdir(parents=True)
+        for number, speaker in enumerate(_speakers()):
+            samples = 16000 if number % 6 else 14000
+            clip = _tone(ends_hz, samples, generator)
+            suffix = "flac" if number % 8 == 0 else "wav"
+            soundfile.write(root / word / f"{speaker}_nohash_0.{suffix}", clip, 16000, subtype="PCM_16")
+    (root / data.BACKGROUND).mkdir()
+    for name in ("rain", "fan"):
+        noise = generator.normal(0, 0.05, 48000)
+        soundfile.write(root / data.BACKGROUND / f"{name}.wav", noise, 16000, subtype="PCM_16")
+    return root
+
+
+@pytest.fixture(scope="session")
+def corpus(tiny_corpus, data_root):
+    """The tiny corpus, indexed."""
+    return data.load(tiny_corpus, progress=False)
+
+
+@pytest.fixture
+def write_wav():
+    """write_wav(path, samples, rate): a PCM16 recording, its folder made."""
+
+    def write(path, samples, rate_hz=16000):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, np.asarray(samples), rate_hz, subtype="PCM_16")
+        return path
+
+    return write
+
+
+def _speakers() -> list[str]:
+    """The first names of the form 0000000a that fill the three parts."""
+    named = {part: [] for part in SPEAKERS}
+    for number in range(1000):
+        named[data.official_part(f"{number:08x}")].append(f"{number:08x}")
+    return sorted(name for part, count in SPEAKERS.items() for name in named[part][:count])
+
+
+def _tone(ends_hz, samples, generator):
+    """(samples,) a glide between two frequencies under a Hann envelope, in a little noise."""
+    frequency_hz = np.linspace(*ends_hz, samples) * generator.uniform(0.95, 1.05)
+    tone = np.sin(2 * np.pi * np.cumsum(frequency_hz) / 16000) * np.hanning(samples)
+    return np.clip(generator.uniform(0.1, 0.5) * tone + generator.normal(0, 0.002, samples), -1, 1)

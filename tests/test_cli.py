@@ -1,0 +1,103 @@
+"""`kws`: what it prints, and its exit codes: 0 done, 1 the work failed, 2 wrong usage in one line."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+
+from kwslib import models
+from kwslib.architecture import ARCHITECTURES
+
+
+def kws(*arguments, **more) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "kwslib.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, timeout=300, **more)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    path = tmp_path_factory.mktemp("with a space") / "student3.safetensors"
+    models.save(path, models.build(ARCHITECTURES["student3"], seed=1))
+    return path
+
+
+@pytest.fixture
+def noise():
+    samples = np.random.default_rng(0).normal(0, 3000, 40000)
+    return samples.round().clip(-32768, 32767).astype(np.int16)
+
+
+@pytest.mark.parametrize("verb", ["report", "corpus", "evaluate", "cost", "stream"])
+def test_help_teaches(verb):
+    shown = kws(verb, "--help")
+    assert shown.returncode == 0 and b"Usage" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["report", "--profile", "fast"], "smoke, quick, full"),
+        (["report", "--split", "words"], "speaker, utterance"),
+        (["report", "--only", "nine"], "01_baseline"),
+        (["report", "--corpus", "/nowhere/at all"], "embedded"),
+        (["corpus", "/nowhere"], "embedded"),
+        (["cost", "/nowhere.safetensors"], "no checkpoint"),
+        (["stream", "/nowhere.safetensors"], "no checkpoint"),
+        (["evaluate", "/nowhere.safetensors", "embedded"], "no checkpoint"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(arguments, said, tmp_path):
+    environment = {**os.environ, "KWS_REPORTS": str(tmp_path), "KWS_DATA": str(tmp_path / "data")}
+    failed = kws(*arguments, env=environment)
+    message = failed.stderr.decode()
+    assert failed.returncode == 2
+    assert said in message and message.count("\n") == 1 and "Traceback" not in message
+    assert not list(tmp_path.iterdir()), "something was left behind"
+
+
+def test_cost_adds_up(checkpoint):
+    found = json.loads(kws("cost", checkpoint, "--json").stdout)
+    assert sum(row["bytes"] for row in found["parts"]) == found["parameter_bytes"]
+    assert sum(row["macs"] for row in found["parts"] if row["part"] != "front end") == found["macs_per_clip"]
+    assert found["file_bytes"] == checkpoint.stat().st_size
+
+
+def test_corpus_says_what_was_rejected(tiny_corpus, tmp_path):
+    environment = {**os.environ, "KWS_DATA": str(tmp_path)}
+    counted = json.loads(kws("corpus", tiny_corpus, "--json", env=environment).stdout)
+    assert counted["clips"] == sum(counted["words"].values())
+    assert counted["rejected"] == []
+
+
+def test_stream_hears_the_same_from_file_and_standard_input(checkpoint, noise, tmp_path):
+    path = tmp_path / "noise.wav"
+    soundfile.write(path, noise, 16000)
+    from_file = kws("stream", checkpoint, path, "--threshold", 0, "--json")
+    from_input = kws("stream", checkpoint, "-", "--threshold", 0, "--json", input=noise.tobytes())
+    assert from_file.returncode == from_input.returncode == 0
+    detections = [json.loads(line) for line in from_file.stdout.splitlines()]
+    assert len(detections) == 1, "one rise over the threshold is one detection"
+    assert set(detections[0]) == {"time_s", "probability"}
+    assert from_file.stdout == from_input.stdout
+
+
+def test_stream_survives_an_odd_byte_and_an_empty_input(checkpoint, noise):
+    odd = kws("stream", checkpoint, "-", "--threshold", 0, "--json", input=noise.tobytes() + b"x")
+    assert odd.returncode == 0 and odd.stdout.count(b"\n") == 1
+    silent = kws("stream", checkpoint, "-", "--json", input=b"")
+    assert silent.returncode == 0 and silent.stdout == b""
+
+
+def test_listening_does_not_import_torch(checkpoint, noise):
+    program = (
+        "import sys; from kwslib import cli; sys.argv = ['kws', 'stream', sys.argv[1]]\n"
+        "try: cli.main()\nexcept SystemExit: pass\n"
+        "assert 'torch' not in sys.modules"
+    )
+    command = [sys.executable, "-c", program, str(checkpoint)]
+    heard = subprocess.run(command, input=noise.tobytes(), capture_output=True, timeout=60)
+    assert heard.returncode == 0, heard.stderr.decode()
