@@ -176,7 +176,12 @@ def score_histogram(labels: np.ndarray, scores: np.ndarray, threshold: float):
     ax.axvline(np.log(limit / (1 - limit)), color=RED, linestyle="--", label=f"threshold {threshold:.3f}")
     ticks = np.array([1e-6, 1e-4, 1e-2, 0.1, 0.5, 0.9, 0.99, 0.9999, 1 - 1e-6])
     ax.set_xticks(np.log(ticks / (1 - ticks)), [f"{t:g}" for t in ticks], rotation=45, fontsize=8)
-    ax.set(yscale="log", xlabel="probability of the keyword", ylabel="clips", xlim=(bins[0] - 0.5, bins[-1] + 0.5))
+    ax.set(
+        yscale="log",
+        xlabel="probability of the keyword",
+        ylabel="clips",
+        xlim=(bins[0] - 0.5, bins[-1] + 0.5),
+    )
     ax.legend(fontsize=8)
     return _tight(figure)
 
@@ -300,10 +305,10 @@ def frontier(points, peers, bar: dict[str, float]):
         (axes[0], "speed", "speed", "times fewer MACs than its baseline"),
         (axes[1], "file", "size", "times smaller than its baseline (file)"),
     ):
-        for name, values in peers.iterrows():
-            ax.plot(values[theirs], values["one_minus_auc"], "v", color="0.6", markersize=6)
-            ax.annotate(name, (values[theirs], values["one_minus_auc"]), fontsize=6.5, color=GREY,
-                        xytext=(4, 3), textcoords="offset points")  # fmt: skip
+        for number, (name, values) in enumerate(peers.iterrows(), start=1):
+            place = (values[theirs], values["one_minus_auc"])
+            ax.plot(*place, "v", color="0.6", markersize=5, label=f"{number}  {name}, another corpus")
+            ax.annotate(str(number), place, fontsize=8, color=GREY, xytext=(3, 3), textcoords="offset points")
         for setting, values in points.iterrows():
             error = max(values["one_minus_auc"], 1e-5)
             ax.plot([values[ours]] * 2, [max(values["low"], 1e-5), values["high"]], color=colour(setting),

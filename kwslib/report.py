@@ -9,6 +9,8 @@ import contextlib
 import hashlib
 import html
 import json
+import re
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -161,7 +163,9 @@ def _execute(run: Run, stage: str) -> dict:
                 parameters=values,
                 kernel_name="python3",
                 cwd=NOTEBOOKS,
-                progress_bar={"leave": False},
+                progress_bar={"leave": False, "disable": None},
+                stderr_file=sys.stderr,  # a line an epoch while training
+                extra_arguments=["--log-level=ERROR"],
                 execution_timeout=CELL_LIMIT_S[p.profile],
             )
         except Exception as error:
@@ -215,6 +219,12 @@ def write_page(run: Run, stage: str) -> Path:
     from nbconvert import HTMLExporter
 
     notebook = nbformat.read(run.folder / "notebooks" / f"{stage}.ipynb", as_version=4)
+    for cell in notebook.cells:  # where a corpus lay on this machine is nobody's business
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            for name in ("corpus", "run"):
+                cell.source = re.sub(
+                    rf'^{name} = ".*/([^/"]+)"', rf'{name} = "\1"', cell.source, flags=re.MULTILINE
+                )
     answers = [cell for cell in notebook.cells if "answer" in cell.metadata.get("tags", [])]
     rest = [cell for cell in notebook.cells if cell not in answers]
     notebook.cells = rest[:1] + answers + rest[1:]

@@ -114,10 +114,11 @@ def probabilities(
 ) -> np.ndarray:
     """(clips,) float64 probability of the keyword of each clip, without augmentation."""
     model.eval()
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))  # int8 has none
     scores = []
     with torch.inference_mode():
         for start in range(0, len(positions), batch_size):
-            logits = model(features.plain(positions[start : start + batch_size]))
+            logits = model(features.plain(positions[start : start + batch_size]).to(device))
             scores.append(torch.softmax(logits.double(), dim=1)[:, 1].cpu().numpy())
     return np.concatenate(scores)
 
@@ -156,6 +157,7 @@ def train(
         raise ValueError(f"keep is {keep!r}; it must be best or last")
     device = features.device
     model = model.to(device)
+    teacher = teacher if teacher is None else teacher.to(device).eval()
     optimizer = torch.optim.Adam(
         model.parameters(), lr=recipe.rate, weight_decay=recipe.weight_decay, fused=True
     )

@@ -63,7 +63,8 @@ def test_no_audio_and_no_machine_paths_are_committed():
     for name in filter(None, files):
         path = ROOT / name
         if path.suffix in (".json", ".html", ".csv", ".md", ".ipynb", ".lock", ".yml", ".toml", ".py"):
-            assert not re.search(r"/(home|root|Users|work)/\w", path.read_text(errors="replace")), name
+            text = re.sub(r"base64,[A-Za-z0-9+/=]+", "", path.read_text(errors="replace"))
+            assert not re.search(r"/(home|root|Users|work)/\w", text), name
 
 
 def test_importing_the_package_imports_no_torch():

@@ -157,18 +157,22 @@ def initialize(library, voices):
     return int(subprocess.run([sys.executable, "-c", code, library, voices], capture_output=True).stdout)
 
 
-@pytest.mark.parametrize("missing", ["library", "data"])
-def test_espeak_that_cannot_be_loaded_is_a_one_line_error(espeak, tmp_path, monkeypatch, missing):
-    library, voices = espeak
-    (tmp_path / "empty").mkdir()
-    broken = {
-        "library": (str(tmp_path / "libespeak-ng.so"), voices),
-        "data": (library, str(tmp_path / "empty")),
-    }
-    monkeypatch.setattr(synth, "_espeak", lambda: broken[missing])
-    with pytest.raises(ValueError, match="espeak-ng cannot") as error:
-        synth.make(tmp_path / "empty", speakers=1, progress=False, workers=1)
+def test_espeak_without_library_is_a_one_line_error(tmp_path, espeak, monkeypatch):
+    monkeypatch.setattr(synth, "_espeak", lambda: (str(tmp_path / "libespeak-ng.so"), espeak[1]))
+    with pytest.raises(ValueError, match="espeak-ng cannot be loaded") as error:
+        synth.make(tmp_path, speakers=1, progress=False, workers=1)
     assert "\n" not in str(error.value)
+
+
+def test_espeak_without_its_data_is_a_one_line_error(tmp_path, espeak):
+    with pytest.raises(ValueError, match="espeak-ng cannot read its data") as error:
+        synth.speak((espeak[0], str(tmp_path)), "six", "en", 150, 50, 50)
+    assert "\n" not in str(error.value)
+
+
+def test_unknown_voice_is_an_error(espeak):
+    with pytest.raises(ValueError, match="no voice 'xx'"):
+        synth.speak(espeak, "six", "xx", 150, 50, 50)
 
 
 def test_resampling_folds_nothing_down():
