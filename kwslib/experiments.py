@@ -14,7 +14,7 @@ import numpy as np
 import pandas
 import torch
 
-from . import cost, data, features, metrics, models, quantization, training
+from . import cost, data, features, metrics, models, quantization, runs, training
 from .architecture import ARCHITECTURES
 from .features import ClipFeatures
 from .runs import Parameters, Run
@@ -35,7 +35,7 @@ class Experiment:
         self.part = "test" if "test" in self.parts else "validation"
         self.chosen_on = "validation" if self.part == "test" else "train"
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        run.write(corpus_digest=self.corpus.digest, compute=_device_name(self.device))
+        run.write(corpus_digest=self.corpus.digest, compute=_device_name(self.device), **runs.provenance())
 
     @cached_property
     def features(self) -> ClipFeatures:
@@ -236,7 +236,7 @@ class Experiment:
                 "profile": p.profile,
                 "code": self.run.read().get("commit"),
                 "versions": self.run.read()["versions"],
-                "device": _device_name(self.device),
+                "device": self.run.read()["compute"],
             },
         }
         self.run.write_metrics(setting, values)
@@ -247,11 +247,10 @@ class Experiment:
         if setting == "baseline":
             base_scores, base_costs = scores, costs
         else:
-            base_scores = self.run.scores("baseline")["probabilities"]
-            base_costs = self.run.metrics("baseline")["cost"]
-        if len(base_scores) != len(scores):
-            raise ValueError("the baseline's scores are of other clips: run 01_baseline again")
-
+            base, base_costs = self.run.scores("baseline"), self.run.metrics("baseline")["cost"]
+            base_scores = base["probabilities"]
+            if not np.array_equal(base["ids"], self.corpus.ids[self.reported]):
+                raise ValueError("the baseline's scores are of other clips: run 01_baseline again")
         ratio = _times(labels, scores, base_scores)
         low, high = metrics.bootstrap(_times, labels, scores, base_scores, groups=speakers)
         rates = cost.rates(costs, base_costs)

@@ -60,7 +60,7 @@ def word_counts(counts: dict[str, int], keyword: str):
     words = list(counts)
     colours = [_COLOURS["baseline"] if word == keyword else "0.7" for word in words]
     ax.bar(words, [counts[word] for word in words], color=colours)
-    ax.set(ylabel="clips", xlim=(-0.7, len(words) - 0.3))
+    ax.set(xlabel="word", ylabel="clips", xlim=(-0.7, len(words) - 0.3))
     ax.tick_params(axis="x", labelrotation=90, labelsize=8)
     ax.grid(False, axis="x")
     return _tight(figure)

@@ -15,6 +15,7 @@ import ctypes
 import functools
 import hashlib
 import os
+import sys
 import wave
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-VERSION = 1  # raise it with every change of code that changes the corpus
+VERSION = 2  # raise it with every change of code that changes the corpus
 SAMPLE_RATE_HZ = 16000
 CLIP_SAMPLES = 16000
 BACKGROUND = "_background_noise_"
@@ -125,8 +126,9 @@ def make(
 
     root, espeak = Path(root).resolve(), _espeak()
     workers = workers or min(os.cpu_count() or 1, 8)  # each makes its own noises first
-    # Spawned, not forked: the caller may be a notebook with torch's threads running.
-    pool = ProcessPoolExecutor(workers, get_context("spawn"))
+    # A spawned worker would run the caller's script again, or look for a file named <stdin>. Forking is
+    # safe beside torch's threads as workers never touch torch; macOS's own libraries forbid it.
+    pool = ProcessPoolExecutor(workers, get_context("fork" if sys.platform == "linux" else "spawn"))
     try:
         jobs = [pool.submit(_write_background, root, espeak, seed)]
         for speaker in draw_speakers(speakers, seed):
@@ -169,12 +171,13 @@ def _percentage(name: str) -> float:
 
 
 def clips_of(speaker: Speaker) -> list[str]:
-    """The folders into which a speaker's clips go, one a clip."""
-    generator = np.random.default_rng([*speaker.seed, 0])
-    others = [word for word in WORDS if word != KEYWORD]
-    words = generator.choice(others, WORDS_SAID, replace=False).tolist()
-    sound_alikes = generator.choice(SOUND_ALIKES, SOUND_ALIKES_SAID, replace=False).tolist()
-    return [KEYWORD] * KEYWORD_TAKES + words + sound_alikes + list(CUT_OFF)
+    """The folders into which a speaker's clips go, one a clip. Words are dealt like cards, to each part
+    on its own, so that every part has as many of each."""
+    turn = speaker.seed[-1] // 8  # how many speakers of its part came before it
+    others = np.array([word for word in WORDS if word != KEYWORD])
+    words = others.take(turn * WORDS_SAID + np.arange(WORDS_SAID), mode="wrap")
+    sound_alikes = np.take(SOUND_ALIKES, turn * SOUND_ALIKES_SAID + np.arange(SOUND_ALIKES_SAID), mode="wrap")
+    return [KEYWORD] * KEYWORD_TAKES + words.tolist() + sound_alikes.tolist() + list(CUT_OFF)
 
 
 def _write_clips(root: Path, espeak: tuple[str, str], seed: int, speaker: Speaker) -> None:

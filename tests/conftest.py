@@ -4,12 +4,22 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from hypothesis import settings
 
 from kwslib import data
 
 torch.set_num_threads(1)
+# The same examples every time, nothing kept in the checkout, no time limit on a busy machine.
+settings.register_profile("repeatable", derandomize=True, database=None, deadline=None, max_examples=60)
+settings.load_profile("repeatable")
 
-TONES_HZ = {"sheila": (900, 1800), "cat": (300, 300), "dog": (1800, 900), "go": (500, 400), "stop": (2500, 2500)}
+TONES_HZ = {
+    "sheila": (900, 1800),
+    "cat": (300, 300),
+    "dog": (1800, 900),
+    "go": (500, 400),
+    "stop": (2500, 2500),
+}
 SPEAKERS = {"train": 16, "validation": 4, "test": 4}
 
 

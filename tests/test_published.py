@@ -29,7 +29,11 @@ def test_published_rates_are_as_printed():
     study = published.study()
     students = ["student1", "student2", "student3"]
     assert study.loc[students, "size"].tolist() == [3.898124066183388, 10.546938164395868, 22.484200446856047]
-    assert study.loc[students, "speed"].tolist() == [3.3562207078984443, 6.186125390852721, 12.673832790445168]
+    assert study.loc[students, "speed"].tolist() == [
+        3.3562207078984443,
+        6.186125390852721,
+        12.673832790445168,
+    ]
     # file sizes were printed in MB and are bytes again here, rounded: one byte of 16,000 is 6e-5
     assert study.loc["student3-int8-dynamic", "file"] == pytest.approx(17.90901207804274, rel=1e-4)
     assert study.loc["baseline", ["size", "file", "speed"]].tolist() == [1, 1, 1]

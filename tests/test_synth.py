@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import wave
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -101,6 +102,17 @@ def test_speakers_fall_in_all_three_parts_by_the_official_rule(seed):
     parts = [data.official_part(name) for name in names]
     assert len(set(names)) == 80
     assert [parts.count(part) for part in ("train", "validation", "test")] == [60, 10, 10]
+
+
+def test_every_part_has_as_many_of_each_word():
+    counts = {"train": Counter(), "validation": Counter(), "test": Counter()}
+    for speaker in synth.draw_speakers(synth.SPEAKERS, 0):
+        counts[data.official_part(speaker.name)].update(synth.clips_of(speaker))
+    for part in counts.values():
+        assert part["sheila"] >= 150
+        others = [part[word] for word in synth.WORDS if word != "sheila"]
+        assert min(others) >= 20
+        assert max(others) <= 1.1 * min(others)
 
 
 def test_more_speakers_leave_the_first_ones_as_they_were():
