@@ -60,13 +60,13 @@ class Recipe:
         return start + (self.rate - start) * (1 - math.cos(math.pi * place)) / 2
 
 
-# Highest rates and schedule were chosen on a fifth of the training part, held out for that; students
-# keep the study's temperatures, and get more steps than its the smaller they are.
+# Highest rates, schedule and the labels' share were chosen on a fifth of the training part, held out
+# for that. Students keep the study's temperatures and get the more steps the smaller they are.
 _FULL = {
     "baseline": Recipe(epochs=24, rate=1e-3),
-    "student1": Recipe(epochs=30, rate=2e-3, temperature=1.0),
-    "student2": Recipe(epochs=50, temperature=10.0),
-    "student3": Recipe(epochs=70, temperature=30.0),
+    "student1": Recipe(epochs=24, rate=2e-3, temperature=1.0, label_share=0.5),
+    "student2": Recipe(epochs=36, temperature=10.0, label_share=0.5),
+    "student3": Recipe(epochs=48, temperature=30.0, label_share=0.5),
 }
 
 
