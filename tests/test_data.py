@@ -61,6 +61,11 @@ def assert_one_line(caught, *parts):
         ("026290a7", "validation"),
         ("012c8314", "train"),
         ("0132a06d", "train"),
+        # next to the borders, at 9.91, 10.001, 19.999 and 20.18 %
+        ("3bdf05d3", "validation"),
+        ("beb458a4", "test"),
+        ("5f449e17", "test"),
+        ("3824c00e", "train"),
     ],
 )
 def test_official_part_of_known_speakers(speaker, part):
