@@ -1,3 +1,4 @@
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -157,6 +158,15 @@ def test_a_run_killed_after_an_epoch_ends_as_if_left_alone(trainer, elsewhere, t
     assert same_weights(resumed, whole)
     assert without_seconds(resumed) == without_seconds(whole)
     assert resumed.epoch == whole.epoch
+
+
+def test_a_run_goes_on_from_its_last_epoch_and_not_from_its_best(trainer, elsewhere, monkeypatch):
+    worse = itertools.count(1)  # so the first epoch is best
+    monkeypatch.setattr(training.metrics, "au_fa_fr", lambda *_: next(worse) / 10)
+    with pytest.raises(KilledError):
+        trainer(progress=kill_after(2))
+    assert same_weights(trainer(keep="last"), elsewhere(keep="last"))
+    assert trainer(keep="best").epoch == 1
 
 
 @pytest.mark.parametrize("batch", [0, 1, 4, 8])
