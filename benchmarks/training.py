@@ -30,10 +30,10 @@ class OneClipAtATime(torch.utils.data.Dataset):
     """The study's dataset: opens, pads, and augments one of four ways, clip by clip."""
 
     def __init__(self, corpus: data.Corpus, positions: np.ndarray, labels: np.ndarray):
-        suffixes = {path.with_suffix("").name: path.suffix for path in corpus.root.glob("*/*_nohash_*")}
-        self.paths = [
-            corpus.root / (corpus.ids[p] + suffixes[corpus.ids[p].split("/")[1]]) for p in positions
-        ]
+        found = {
+            path.relative_to(corpus.root).with_suffix("").as_posix(): path for path in corpus.root.glob("*/*")
+        }
+        self.paths = [found[clip] for clip in corpus.ids[positions]]
         self.labels = labels[positions]
         self.background = [torch.from_numpy(b.astype(np.float32) / 32768) for b in corpus.background.values()]
 

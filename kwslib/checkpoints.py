@@ -6,13 +6,14 @@ order of the int8 names, and weight = int8 * scale. There are no zero points: we
 """
 
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from .architecture import Architecture
+from .architecture import CLASSES, Architecture
 
 FORMAT = "kwslib-1"
 SCALES = "scales"
@@ -61,12 +62,38 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     return arrays, metadata
 
 
-def architecture_of(metadata: dict[str, str], path: Path) -> Architecture:
-    """The architecture that a checkpoint's metadata describes, or `CheckpointError`."""
+def architecture_of(
+    metadata: dict[str, str], path: Path, arrays: dict[str, np.ndarray] | None = None
+) -> Architecture:
+    """The architecture that a checkpoint's metadata describes, or `CheckpointError`; also where the
+    arrays, if given, are of other names or shapes."""
     try:
-        return Architecture.from_json(metadata.get("architecture", ""))
-    except ValueError as error:
+        architecture = Architecture.from_json(metadata.get("architecture", ""))
+        expected = shapes(architecture)
+    except (ValueError, TypeError, ArithmeticError) as error:
         raise CheckpointError(f"{path}: {error}") from None
+    for name, value in asdict(architecture.front_end).items():
+        if type(value) not in (int, float) or not value > 0:
+            raise CheckpointError(f"{path}: {name} is {value!r}; it must be a number above 0")
+    if arrays is not None:  # before anything is built: a description may ask for any amount of memory
+        for name in sorted(expected.keys() | (arrays.keys() - {SCALES})):
+            held = arrays[name].shape if name in arrays else None
+            if held != expected.get(name):
+                raise CheckpointError(f"{path}: {name} is {held}, by its description {expected.get(name)}")
+    return architecture
+
+
+def shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the network's weights and biases."""
+    a, h = architecture, architecture.hidden
+    found = {"convolution.weight": (a.channels, 1, *a.kernel), "convolution.bias": (a.channels,)}
+    for layer in range(a.layers):
+        inputs = h if layer else a.gru_inputs
+        found |= {f"gru.weight_ih_l{layer}": (3 * h, inputs), f"gru.weight_hh_l{layer}": (3 * h, h)}
+        found |= {f"gru.bias_ih_l{layer}": (3 * h,), f"gru.bias_hh_l{layer}": (3 * h,)}
+    for name, outputs in (("attention.0", h), ("attention.2", 1), ("classifier", CLASSES)):
+        found |= {f"{name}.weight": (outputs, h), f"{name}.bias": (outputs,)}
+    return found
 
 
 def split_scales(arrays: dict[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:

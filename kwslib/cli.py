@@ -218,16 +218,22 @@ def _pieces(source: str):
 def main() -> None:
     """The console script: errors of use are one line and exit code 2, failed work is 1."""
     try:
-        app()
+        code, message = app(prog_name="kws", standalone_mode=False) or 0, ""
     except ValueError as error:  # CorpusError, ParameterError, CheckpointError
-        print(f"kws: {error}", file=sys.stderr)
-        sys.exit(2)
-    except RuntimeError as error:  # StageError, MissingStage
-        print(f"kws: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("kws: interrupted; the same command goes on where this stopped", file=sys.stderr)
-        sys.exit(130)
+        code, message = 2, error
+    except (RuntimeError, OSError) as error:  # StageError, MissingStageError; disk full, no permission
+        code, message = 1, error
+    except (KeyboardInterrupt, typer.Abort):
+        code, message = 130, ""
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # typer's errors of usage have it
+            raise
+        code, message = 2, error.format_message()
+    if code == 130:
+        message = "interrupted; the same command goes on where this stopped"
+    if message:
+        print(f"kws: {' '.join(str(message).split())}", file=sys.stderr)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

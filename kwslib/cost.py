@@ -17,7 +17,7 @@ from .architecture import Architecture
 def of_checkpoint(path: Path) -> dict[str, int]:
     """The `cost` part of a metrics file, for a float or int8 checkpoint. MACs are a clip's."""
     arrays, metadata = checkpoints.read(path)
-    architecture = checkpoints.architecture_of(metadata, path)
+    architecture = checkpoints.architecture_of(metadata, path, arrays)
     return {
         "parameters": sum(architecture.parameters().values()),
         "parameter_bytes": sum(value.nbytes for value in arrays.values()),
@@ -31,7 +31,7 @@ def of_checkpoint(path: Path) -> dict[str, int]:
 def by_part(path: Path) -> list[dict]:
     """Rows of part, parameters, stored bytes and MACs a clip; the front end is the last part."""
     arrays, metadata = checkpoints.read(path)
-    architecture = checkpoints.architecture_of(metadata, path)
+    architecture = checkpoints.architecture_of(metadata, path, arrays)
     parameters, macs = architecture.parameters(), architecture.macs()
     stored = dict.fromkeys(parameters, 0)
     scales = checkpoints.split_scales(arrays, path)

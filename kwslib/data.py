@@ -7,12 +7,15 @@ Shorter clips are padded with zeros at the end. What cannot be used is listed wi
 silently dropped. The index lives in `data/index/`; it is made again when a file changes.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
 import tempfile
+import wave
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,7 +31,8 @@ NAMES = ("embedded", *DOWNLOADS)
 SPLITS = ("speaker", "utterance")
 ROOT = Path(os.environ.get("KWS_DATA") or Path(__file__).parent.parent / "data")
 
-_INDEX_VERSION = 2
+_INDEX_VERSION = 3
+_NOISE = "noise "  # before a background recording's name: savez has arguments of its own
 _MAX_CLIPS_PER_WORD = 2**27 - 1  # of the official split rule
 _CLIP_NAME = re.compile(r"(?P<speaker>.+)_nohash_(?P<number>\d+)")
 
@@ -131,17 +135,32 @@ def balanced_batches(
 def load(corpus: str | Path, progress: bool = True) -> Corpus:
     """The corpus of this name or path: made, downloaded or indexed first where that is needed."""
     name = str(corpus)
-    if name == "embedded":
-        root = _embedded(progress)
-    elif name in DOWNLOADS:
-        root = _downloaded(name)
-    else:
-        root = Path(name).expanduser()
-        if not root.is_dir():
-            known = ", ".join(NAMES)
-            raise CorpusError(f"no folder {name!r}; a corpus is {known}, or the path of a folder")
-        root, name = root.resolve(), root.resolve().name
-    return _open(name, root, progress)
+    if name not in NAMES and not Path(name).expanduser().is_dir():
+        raise CorpusError(f"no folder {name!r}; a corpus is {', '.join(NAMES)}, or the path of a folder")
+    with _making():
+        if name == "embedded":
+            root = _embedded(progress)
+        elif name in DOWNLOADS:
+            root = _downloaded(name)
+        else:
+            root = Path(name).expanduser().resolve()
+        return _open(name_of(name), root, progress)
+
+
+def name_of(corpus: str) -> str:
+    """The name of a corpus: its own, or that of its folder, wherever that lies."""
+    return corpus if corpus in NAMES else Path(corpus).expanduser().resolve().name
+
+
+@contextlib.contextmanager
+def _making():
+    """One process at a time makes, downloads or indexes; the others wait and find it done."""
+    ROOT.mkdir(parents=True, exist_ok=True)
+    with open(ROOT / ".lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        for left in [*ROOT.glob(".making-*"), *ROOT.glob("index/.making-*")]:  # by a killed process
+            shutil.rmtree(left, ignore_errors=True)
+        yield
 
 
 def read_clip(path: Path) -> np.ndarray:
@@ -149,7 +168,9 @@ def read_clip(path: Path) -> np.ndarray:
     import soundfile
 
     try:
-        samples, rate = soundfile.read(path, dtype="int16", always_2d=True)
+        with soundfile.SoundFile(path) as file:
+            rate, is_float = file.samplerate, file.subtype in ("FLOAT", "DOUBLE")
+            samples = file.read(dtype="float64" if is_float else "int16", always_2d=True)
     except (soundfile.SoundFileError, RuntimeError, OSError) as error:
         raise CorpusError(f"not readable as audio ({type(error).__name__})") from None
     if samples.shape[1] != 1:
@@ -158,7 +179,22 @@ def read_clip(path: Path) -> np.ndarray:
         raise CorpusError(f"{rate} Hz, not {SAMPLE_RATE_HZ}")
     if len(samples) == 0:
         raise CorpusError("empty")
+    if len(samples) < _promised_samples(path):
+        raise CorpusError("cut off: shorter than its header says")
+    if is_float:  # libsndfile does not scale floats to int16
+        if not np.isfinite(samples).all():
+            raise CorpusError("holds samples that are no numbers")
+        samples = np.clip(np.round(samples * 32768), -32768, 32767).astype(np.int16)
     return samples[:, 0]
+
+
+def _promised_samples(path: Path) -> int:
+    """Samples that a PCM WAV's header announces; libsndfile reads a cut-off one without complaint."""
+    try:
+        with wave.open(str(path)) as file:
+            return file.getnframes()
+    except (wave.Error, EOFError):
+        return 0
 
 
 def _embedded(progress: bool) -> Path:
@@ -244,7 +280,7 @@ def _open(name: str, root: Path, progress: bool) -> Corpus:
             _index(root, listing, staging, stamp, progress)
     index = json.loads((folder / "index.json").read_text())
     with np.load(folder / "background.npz", allow_pickle=False) as background:
-        noises = {key: background[key] for key in background.files}
+        noises = {key.removeprefix(_NOISE): background[key] for key in background.files}
     return Corpus(
         name=name,
         root=root,
@@ -260,6 +296,8 @@ def _open(name: str, root: Path, progress: bool) -> Corpus:
 
 
 def _is_current(folder: Path, stamp: str) -> bool:
+    if not all((folder / name).is_file() for name in ("clips.npy", "background.npz")):
+        return False
     try:
         return json.loads((folder / "index.json").read_text())["stamp"] == stamp
     except (OSError, KeyError, json.JSONDecodeError):
@@ -281,7 +319,7 @@ def _index(root: Path, listing: list, staging: Path, stamp: str, progress: bool)
         staging / "clips.npy", mode="w+", dtype=np.int16, shape=(max(len(words), 1), CLIP_SAMPLES)
     )
     ids, lengths, rejected, background = [], [], [], {}
-    digest = hashlib.sha256()
+    digest, read = hashlib.sha256(), set()
     bar = tqdm(listing, desc=f"index {root.name}", unit="clip", disable=None if progress else True)
     for path, *_ in bar:
         is_noise = path.startswith(BACKGROUND + "/")
@@ -294,11 +332,12 @@ def _index(root: Path, listing: list, staging: Path, stamp: str, progress: bool)
                 raise CorpusError(f"{len(samples) / SAMPLE_RATE_HZ:.2f} s, longer than a second")
             if is_noise and len(samples) <= CLIP_SAMPLES:
                 raise CorpusError("background recording of a second or less")
-            if stem in ids[-1:]:  # listing is sorted: a.flac and a.wav are neighbours
+            if stem in read:
                 raise CorpusError("stands twice, as .flac and as .wav")
         except CorpusError as error:
             rejected.append((path, str(error)))
             continue
+        read.add(stem)
         digest.update(f"{stem}:{len(samples)}:".encode())
         digest.update(np.ascontiguousarray(samples).data)
         if is_noise:
@@ -308,13 +347,14 @@ def _index(root: Path, listing: list, staging: Path, stamp: str, progress: bool)
             ids.append(stem)
             lengths.append(len(samples))
     if not ids:
-        raise CorpusError(f"none of the {len(listing)} recordings in {root} can be used: {rejected[0][1]}")
+        reason = rejected[0][1] if rejected else "there is no folder of words"
+        raise CorpusError(f"none of the {len(listing)} recordings in {root} can be used: {reason}")
     clips.flush()
     if len(ids) < len(clips):
         trimmed = np.array(clips[: len(ids)])
         np.save(staging / "trimmed.npy", trimmed)
         (staging / "trimmed.npy").replace(staging / "clips.npy")
-    np.savez(staging / "background.npz", **background)
+    np.savez(staging / "background.npz", **{_NOISE + name: samples for name, samples in background.items()})
     index = {
         "stamp": stamp,
         "digest": digest.hexdigest(),

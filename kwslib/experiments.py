@@ -7,6 +7,7 @@ counts, and the threshold comes from the training part. (The study took the epoc
 that it reported; that figure stands beside ours as `at_best_epoch`.)
 """
 
+import html
 from collections import namedtuple
 from functools import cached_property
 
@@ -53,8 +54,8 @@ class Experiment:
         apart = "speakers shared" if p.split == "utterance" else "speakers kept apart"
         lines = [f"> **{caveat}**\n" for caveat in p.caveats()]
         lines.append(
-            f"Corpus **{c.name}**: {len(c):,} clips, {c.hours:.2f} hours, {len(set(c.speakers.tolist())):,} "
-            f"speakers, {len(c.word_counts())} words. Keyword **{p.keyword}**, {self.labels.sum():,} clips. "
+            f"Corpus **{html.escape(c.name)}**: {len(c):,} clips, {c.hours:.2f} hours, {len(set(c.speakers.tolist())):,} "
+            f"speakers, {len(c.word_counts())} words. Keyword **{html.escape(p.keyword)}**, {self.labels.sum():,} clips. "
             f"Split **{p.split}** ({apart}), profile **{p.profile}**, seed {p.seed}. "
             f"Results are of the **{self.part}** part."
         )
@@ -85,15 +86,25 @@ class Experiment:
         """Positions of `count` random training clips of the keyword and as many of other words."""
         generator, train = np.random.default_rng(seed), self.parts["train"]
         of = [train[self.labels[train] == label] for label in (1, 0)]
-        return np.concatenate([generator.choice(clips, count, replace=False) for clips in of])
+        return np.concatenate([generator.choice(c, min(count, len(c)), replace=False) for c in of])
 
     def size(self, setting: str) -> dict[str, int]:
         """The cost of a setting's checkpoint, as `cost.of_checkpoint`."""
         return cost.of_checkpoint(self.run.checkpoint(setting))
 
+    def scores(self, setting: str) -> dict[str, np.ndarray]:
+        """ids, labels, probabilities of the reported clips, or `MissingStageError`."""
+        found = self.run.scores(setting)
+        if not np.array_equal(found["ids"], self.corpus.ids[self.reported]):
+            raise runs.MissingStageError(
+                f"the scores of {setting} are of other clips than this corpus and split have: "
+                f"run the notebook that makes them again"
+            )
+        return found
+
     def hardest(self, setting: str, label: int, count: int = 4) -> tuple[np.ndarray, list[str]]:
         """Positions and captions of the reported clips of one class that a setting scored worst."""
-        scores = self.run.scores(setting)["probabilities"]
+        scores = self.scores(setting)["probabilities"]
         of_class = np.flatnonzero(self.labels[self.reported] == label)
         worst = of_class[np.argsort(scores[of_class] if label else -scores[of_class])[:count]]
         clips = self.reported[worst]
@@ -105,11 +116,11 @@ class Experiment:
         The keyword's clip is the one of median score, so neither the easiest nor the hardest.
         Returns (samples,) float32 and the second at which the keyword's clip begins.
         """
-        scores = self.run.scores(setting)["probabilities"]
+        scores = self.scores(setting)["probabilities"]
         labels = self.labels[self.reported]
         positives = np.flatnonzero(labels == 1)
         median = positives[np.argsort(scores[positives])[len(positives) // 2]]
-        others = np.random.default_rng(seed).permutation(np.flatnonzero(labels == 0))[: 2 * stretch_s]
+        others = _draw(np.flatnonzero(labels == 0), 2 * stretch_s, seed)
         order = [*others[:stretch_s], median, *others[stretch_s:]]
         return self.corpus.waveforms(self.reported[order]).reshape(-1), float(stretch_s)
 
@@ -121,7 +132,7 @@ class Experiment:
         labels, rows = self.labels[self.reported], []
         keywords = np.random.default_rng(1).permutation(np.flatnonzero(labels == 1))[:tracks]
         for number, keyword in enumerate(keywords):
-            others = np.random.default_rng([2, number]).choice(np.flatnonzero(labels == 0), 6, replace=False)
+            others = _draw(np.flatnonzero(labels == 0), 6, [2, number])
             order = [*others[:3], keyword, *others[3:]]
             track = self.corpus.waveforms(self.reported[order]).reshape(-1)
             carried, alone = stream.hear(track).T, offline_track(model, track, carried=False)
@@ -137,7 +148,7 @@ class Experiment:
         """A row an int8 setting: au_fa_fr, its float network's, their ratio and its 95 % interval."""
         rows = {}
         for setting in settings:
-            mine, floats = self.run.scores(setting), self.run.scores(setting.split("-int8")[0])
+            mine, floats = self.scores(setting), self.scores(setting.split("-int8")[0])
             labels = mine["labels"]
             values = [metrics.au_fa_fr(labels, s["probabilities"]) for s in (mine, floats)]
             low, high = metrics.bootstrap(
@@ -247,32 +258,42 @@ class Experiment:
         if setting == "baseline":
             base_scores, base_costs = scores, costs
         else:
-            base, base_costs = self.run.scores("baseline"), self.run.metrics("baseline")["cost"]
-            base_scores = base["probabilities"]
-            if not np.array_equal(base["ids"], self.corpus.ids[self.reported]):
-                raise ValueError("the baseline's scores are of other clips: run 01_baseline again")
+            base_scores = self.scores("baseline")["probabilities"]
+            base_costs = self.run.metrics("baseline")["cost"]
         ratio = _times(labels, scores, base_scores)
         low, high = metrics.bootstrap(_times, labels, scores, base_scores, groups=speakers)
         rates = cost.rates(costs, base_costs)
         known = np.isfinite(ratio)
+        interval = [low, high if np.isfinite(high) else None]
         return {
             "au_fa_fr": ratio if known else None,
-            "interval": {"au_fa_fr": [low, high] if known and np.isfinite(low) else None},
+            "interval": {"au_fa_fr": interval if known and np.isfinite(low) else None},
             "parameter_bytes": rates["size"],
             "file_bytes": rates["file"],
             "macs": rates["speed"],
         }
 
 
-def open(corpus, keyword, profile, split, seed, run) -> Experiment:
-    """The experiment that a notebook's parameters cell names."""
-    return Experiment(Run(Parameters(corpus, keyword, profile, split, seed, run)))
+def open_experiment(corpus, keyword, profile, split, seed, run) -> Experiment:
+    """The experiment that a notebook's parameters cell names. Corpus and keyword are tried before
+    the run's folder is made."""
+    parameters = Parameters(corpus, keyword, profile, split, seed, run)
+    data.split(data.load(corpus), keyword, split, seed)
+    return Experiment(Run(parameters))
+
+
+def _draw(clips: np.ndarray, count: int, seed) -> np.ndarray:
+    """`count` of the clips at random; one comes twice only where there are fewer."""
+    return np.random.default_rng(seed).choice(clips, count, replace=len(clips) < count)
 
 
 def _times(labels, scores, base_scores) -> float:
-    """au_fa_fr over that of other scores of the same clips; NaN where those make no error."""
-    ratio = metrics.ratio(metrics.au_fa_fr(labels, scores), metrics.au_fa_fr(labels, base_scores))
-    return float("nan") if ratio is None else ratio
+    """au_fa_fr over that of other scores of the same clips; where those make no error, infinite, or
+    NaN if these make none either."""
+    mine, theirs = metrics.au_fa_fr(labels, scores), metrics.au_fa_fr(labels, base_scores)
+    if theirs:
+        return mine / theirs
+    return float("inf") if mine else float("nan")
 
 
 def offline_track(model: models.CRNN, waveform: np.ndarray, carried: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -81,7 +81,7 @@ def miss_rate_at(labels, scores, false_accept_rate: float = 1e-3) -> float:
     _, false_accepts, false_rejects = error_curve(labels, scores)
     positives = int(np.sum(labels))
     negatives = len(np.asarray(labels)) - positives
-    allowed = false_accepts <= false_accept_rate * negatives
+    allowed = false_accepts <= false_accept_rate * negatives * (1 + 1e-12)  # 0.29 * 100 is 28.999..
     if not allowed.any():  # a negative scores exactly 1: only rejecting everything is left
         return 1.0
     return float(false_rejects[allowed].min()) / positives
@@ -93,7 +93,8 @@ def fewest_errors_threshold(labels, scores) -> float:
     thresholds, false_accepts, false_rejects = error_curve(labels, scores)
     best = int(np.argmin(false_accepts + false_rejects))
     below = thresholds[best - 1] if best > 0 else 0.0
-    return float((below + thresholds[best]) / 2) if best > 0 else 0.0
+    middle = (below + thresholds[best]) / 2
+    return float(middle if middle > below else thresholds[best])  # neighbouring floats have no middle
 
 
 def confusion(labels, scores, threshold: float) -> dict[str, int]:
@@ -121,10 +122,13 @@ def bootstrap(
     labels, each of scores: (clips,); groups: (clips,) of anything that sorts, for instance
     speakers, whose clips stay together (None: every clip by itself). Several scores of the same
     clips are resampled as pairs, which is what a ratio of two models needs. Replicates without a
-    clip of either class, and those where the measure is not finite, are left out. Efron 1979.
+    clip of either class, and those where the measure is not a number, are left out; an infinite one
+    (a ratio to no error) counts as the largest. Efron 1979.
     """
     labels, scores = np.asarray(labels), [np.asarray(s) for s in scores]
     groups = np.arange(len(labels)) if groups is None else np.asarray(groups)
+    if any(len(values) != len(labels) for values in (groups, *scores)):
+        raise ValueError("labels, scores and groups must have the same length")
     _, index = np.unique(groups, return_inverse=True)
     order = np.argsort(index, kind="stable")
     members = np.split(order, np.cumsum(np.bincount(index))[:-1])
@@ -135,11 +139,12 @@ def bootstrap(
         clips = np.concatenate([members[g] for g in drawn])
         if 0 < labels[clips].sum() < len(clips):
             values.append(measure(labels[clips], *(s[clips] for s in scores)))
-    values = np.asarray(values)[np.isfinite(values)]
+    values = np.asarray(values, dtype=float)
+    values = values[~np.isnan(values)]
     if not len(values):
         return float("nan"), float("nan")
-    low, high = np.quantile(values, [0.025, 0.975])
-    return float(low), float(high)
+    low = np.quantile(values, 0.025, method="lower")
+    return float(low), float(np.quantile(values, 0.975, method="higher"))
 
 
 def ratio(value: float, baseline: float) -> float | None:

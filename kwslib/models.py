@@ -57,7 +57,7 @@ def save(path: Path, model: CRNN) -> None:
 def load(path: Path) -> CRNN:
     """The float network of a checkpoint, in evaluation mode, or `CheckpointError`."""
     arrays, metadata = checkpoints.read(path)
-    model = CRNN(checkpoints.architecture_of(metadata, path))
+    model = CRNN(checkpoints.architecture_of(metadata, path, arrays))
     try:
         model.load_state_dict({name: torch.from_numpy(value) for name, value in arrays.items()})
     except RuntimeError as error:

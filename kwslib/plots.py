@@ -254,6 +254,13 @@ def plateaus(table):
     return _tight(figure)
 
 
+def times(value: float, low: float | None = None, high: float | None = None) -> str:
+    """A ratio of errors in words, with its interval: '1.20 times (1.05 to 1.33)'."""
+    if not np.isfinite(value):
+        return "no ratio (the baseline made no error)"
+    return f"{value:.2f} times" + ("" if low is None else f" ({low:.2f} to {high:.2f})")
+
+
 def format_table(table):
     """A results table for people: bytes whole, rates to one place, errors in powers of ten."""
     formats = {}
@@ -307,7 +314,7 @@ def frontier(points, peers, bar: dict[str, float]):
     ):
         for number, (name, values) in enumerate(peers.iterrows(), start=1):
             place = (values[theirs], values["one_minus_auc"])
-            ax.plot(*place, "v", color="0.6", markersize=5, label=f"{number}  {name}, another corpus")
+            ax.plot(*place, "v", color="0.6", markersize=5, label=f"{number}  {name} ({values['size_is']})")
             ax.annotate(str(number), place, fontsize=8, color=GREY, xytext=(3, 3), textcoords="offset points")
         for setting, values in points.iterrows():
             error = max(values["one_minus_auc"], 1e-5)

@@ -94,7 +94,7 @@ def load(path: Path) -> models.CRNN:
         return models.load(path)
     if mode not in MODES:
         raise CheckpointError(f"{path}: int8 is {mode!r}; it must be one of {', '.join(MODES)}")
-    model = models.CRNN(checkpoints.architecture_of(metadata, path)).eval()
+    model = models.CRNN(checkpoints.architecture_of(metadata, path, arrays)).eval()
     scales = checkpoints.split_scales(arrays, path)
     try:
         weights = checkpoints.float_weights(arrays, path)
@@ -107,6 +107,8 @@ def load(path: Path) -> models.CRNN:
             quantized.get_submodule(name).set_weight_bias(weight, bias)
         if mode == "static":
             ranges = [float(value) for value in metadata["ranges"].split()]
+            if not (np.isfinite(ranges).all() and ranges[0] > 0 and ranges[2] > 0):
+                raise ValueError(f"ranges are {metadata['ranges']}")
             quantized.convolution = _static_convolution(model.convolution, arrays, scales, ranges)
     except (KeyError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())

@@ -25,8 +25,8 @@ STAGES = {  # notebook -> the stages whose files it reads
     "01_baseline": (),
     "02_streaming": ("01_baseline",),
     "03_distillation_1": ("01_baseline",),
-    "04_distillation_2": ("01_baseline",),
-    "05_distillation_3": ("01_baseline",),
+    "04_distillation_2": ("01_baseline", "03_distillation_1"),
+    "05_distillation_3": ("01_baseline", "03_distillation_1", "04_distillation_2"),
     "06_quantization": ("01_baseline", "04_distillation_2", "05_distillation_3"),
     "07_summary": (
         "01_baseline",
@@ -70,19 +70,32 @@ def run_chain(
     run = Run(parameters)
     with run.locked():
         run.write(corpus_digest=corpus.digest)
-        for number, stage in enumerate(chosen, start=1):
-            digest = stage_digest(run, stage)
-            if not force and _is_done(run, stage, digest):
-                say(f"[{number}/{len(chosen)}] {stage}: up to date")
-                continue
-            say(f"[{number}/{len(chosen)}] {stage}: running")
-            if force:
-                _forget(run, stage)
-            record = _execute(run, stage)
-            _record(run, stage, {**record, "inputs": digest})
-            write_page(run, stage)
-            say(f"        done in {record['seconds']:.0f} s, peak memory {record['peak_memory_mb']:.0f} MB")
-        return write_index(run)
+        try:
+            for number, stage in enumerate(chosen, start=1):
+                _run_stage(run, stage, force, f"[{number}/{len(chosen)}] {stage}", say)
+        finally:
+            index = write_index(run)
+        return index
+
+
+def _run_stage(run: Run, stage: str, force: bool, place: str, say: Callable[[str], None]) -> None:
+    digest = stage_digest(run, stage)
+    if not force and _is_done(run, stage, digest):
+        say(f"{place}: up to date")
+        return
+    say(f"{place}: running")
+    if force:
+        _forget(run, stage)
+    (run.folder / f"{stage}.html").unlink(missing_ok=True)
+    begun = time.time()
+    record = _execute(run, stage)
+    write_page(run, stage)
+    made = [path for path in run.folder.rglob("*.*") if path.is_file() and path.stat().st_mtime >= begun]
+    kept = {"checkpoints", "figures", "history", "metrics", "scores"}
+    files = [path.relative_to(run.folder).as_posix() for path in made]
+    files = sorted(name for name in files if name.split("/")[0] in kept)
+    _record(run, stage, {**record, "inputs": digest, "files": files})
+    say(f"{place}: done in {record['seconds']:.0f} s, peak memory {record['peak_memory_mb']:.0f} MB")
 
 
 def stage_digest(run: Run, stage: str) -> str:
@@ -96,6 +109,9 @@ def stage_digest(run: Run, stage: str) -> str:
     for module in sorted(_imported("\n".join(code))):
         digest.update((Path(__file__).parent / f"{module}.py").read_bytes())
     recorded = run.read().get("stages", {})
+    package = Path(__file__).parent
+    for path in sorted([package / "published.json", *(package / "report_template").iterdir()]):
+        digest.update(path.read_bytes())
     for earlier in STAGES[stage]:
         digest.update(json.dumps([earlier, recorded.get(earlier, {}).get("inputs")]).encode())
     return digest.hexdigest()
@@ -121,8 +137,9 @@ def _imported(source: str) -> set[str]:
 
 def _is_done(run: Run, stage: str, digest: str) -> bool:
     record = run.read().get("stages", {}).get(stage, {})
-    page = run.folder / f"{stage}.html"
-    return record.get("state") == "done" and record.get("inputs") == digest and page.is_file()
+    files = [f"{stage}.html", *record.get("files", [])]
+    is_whole = all((run.folder / name).is_file() for name in files)
+    return record.get("state") == "done" and record.get("inputs") == digest and is_whole
 
 
 def _record(run: Run, stage: str, record: dict) -> None:
@@ -158,8 +175,8 @@ def _execute(run: Run, stage: str) -> dict:
     with _peak_memory() as peak:
         try:
             papermill.execute_notebook(
-                NOTEBOOKS / f"{stage}.ipynb",
-                executed,
+                _unformatted(NOTEBOOKS / f"{stage}.ipynb"),
+                _unformatted(executed),
                 parameters=values,
                 kernel_name="python3",
                 cwd=NOTEBOOKS,
@@ -183,6 +200,11 @@ def _execute(run: Run, stage: str) -> dict:
         "seconds": round(time.perf_counter() - begun, 1),
         "peak_memory_mb": round(peak["bytes"] / 2**20),
     }
+
+
+def _unformatted(path: Path) -> str:
+    """A path that papermill, which formats paths with the parameters, leaves as it is."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def _one_line(text: str) -> str:
@@ -256,12 +278,12 @@ def write_index(run: Run) -> Path:
             continue
         values = run.metrics(setting)
         quality, costs, versus = values["quality"], values["cost"], values["versus_baseline"]
-        times = versus["au_fa_fr"]
+        times, (low, high) = versus["au_fa_fr"], quality["interval"]["one_minus_auc"]
         rows.append(
             {
                 "setting": setting,
                 "au_fa_fr": f"{quality['au_fa_fr']:.2e}",
-                "1 - AUC": f"{quality['one_minus_auc']:.2e}",
+                "1 - AUC": f"{quality['one_minus_auc']:.2e} [{low:.1e}, {high:.1e}]",
                 "errors, times baseline": "baseline made no error" if times is None else f"{times:.2f}",
                 "file bytes": f"{costs['file_bytes']:,}",
                 "times smaller": f"{versus['file_bytes']:.1f}",
@@ -280,7 +302,7 @@ def write_index(run: Run) -> Path:
         alt = "1 - AUC of every setting over how many times cheaper and smaller than the baseline it is"
         image = f'<img alt="{alt}" src="data:image/png;base64,{b64encode(chart.read_bytes()).decode()}">'
     stages = "".join(
-        f'<tr><td><a href="{stage}.html">{stage}</a></td><td>{row["state"]}</td>'
+        f'<tr><td><a href="{stage}.html">{stage}</a></td><td>{html.escape(str(row["state"]))}</td>'
         f"<td>{row.get('seconds', 0):,.0f} s</td><td>{row.get('peak_memory_mb', 0):,} MB</td></tr>"
         for stage, row in record.get("stages", {}).items()
         if (run.folder / f"{stage}.html").is_file()
@@ -300,7 +322,8 @@ def write_index(run: Run) -> Path:
 8-bit integers, and compared.</p>{f'<p class="warning">{warning}</p>' if warning else ""}
 <h2>Results</h2><div class="rendered_html">{table}</div>
 <p>au_fa_fr: area under false rejects over false accepts, both as shares of all clips; it compares
-within one corpus only. 1 - AUC compares across corpora. Lower is better for both.</p>{image}
+within one corpus only. 1 - AUC compares across corpora; in brackets its 95 % interval over speakers.
+Lower is better for both.</p>{image}
 <h2>Notebooks</h2><div class="rendered_html"><table><thead><tr><th>notebook</th><th>state</th>
 <th>time</th><th>peak memory</th></tr></thead><tbody>{stages}</tbody></table></div>
 </main><footer>{_footing(run)}</footer></body></html>

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from .checkpoints import write_atomic
-from .data import SPLITS
+from .data import SPLITS, name_of
 
 REPORTS = Path(os.environ.get("KWS_REPORTS") or Path(__file__).parent.parent / "reports")
 PROFILES = ("smoke", "quick", "full")
@@ -61,6 +61,10 @@ class Parameters:
             value = getattr(self, name)
             if not isinstance(value, str) or not value.strip():
                 raise ParameterError(f"{name} is {value!r}; it must be text")
+        if "/" in self.keyword or "\0" in self.keyword or self.keyword.startswith("."):
+            raise ParameterError(
+                f"keyword is {self.keyword!r}; it must be a word, the name of a folder of clips"
+            )
         for name, allowed in (("profile", PROFILES), ("split", SPLITS)):
             value = getattr(self, name)
             if value not in allowed:
@@ -75,8 +79,7 @@ class Parameters:
         """`run` as a path if it has a separator, a folder of reports/ if it is a name, else a folder
         of reports/ named after the other five."""
         if self.run is None:
-            corpus = Path(self.corpus).name or "corpus"
-            return REPORTS / f"{corpus}-{self.keyword}-{self.profile}-{self.split}-{self.seed}"
+            return REPORTS / f"{name_of(self.corpus)}-{self.keyword}-{self.profile}-{self.split}-{self.seed}"
         if os.sep in self.run:
             return Path(self.run).expanduser()
         if self.run in (".", ".."):
@@ -97,7 +100,7 @@ class Parameters:
     def named(self) -> dict:
         """The five that a result depends on; a corpus folder by its name, not where it lies."""
         values = {k: v for k, v in asdict(self).items() if k != "run"}
-        return values | {"corpus": Path(self.corpus).name}
+        return values | {"corpus": name_of(self.corpus)}
 
 
 class Run:
@@ -119,15 +122,21 @@ class Run:
         """run.json, or {} where there is none."""
         path = self.folder / "run.json"
         try:
-            return json.loads(path.read_text())
+            values = json.loads(path.read_text())
         except FileNotFoundError:
             return {}
-        except json.JSONDecodeError as error:
+        except ValueError as error:
             raise ParameterError(f"{path} is damaged ({error}); move it away to start afresh") from None
+        if not isinstance(values, dict):
+            raise ParameterError(f"{path} is damaged (not an object); move it away to start afresh")
+        return values
 
     def write(self, **values) -> None:
         """Sets values of run.json."""
-        write_json(self.folder / "run.json", self.read() | values)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / ".writing", "w") as file:  # notebooks opened beside the chain write too
+            fcntl.flock(file, fcntl.LOCK_EX)
+            write_json(self.folder / "run.json", self.read() | values)
 
     @contextlib.contextmanager
     def locked(self):
@@ -196,6 +205,7 @@ class Run:
             quality, versus = values["quality"], values["versus_baseline"]
             low, high = quality["interval"]["one_minus_auc"]
             errors_low, errors_high = versus["interval"]["au_fa_fr"] or (np.nan, np.nan)
+            errors_high = np.inf if errors_high is None else errors_high
             rows[setting] = {
                 "au_fa_fr": quality["au_fa_fr"],
                 "one_minus_auc": quality["one_minus_auc"],

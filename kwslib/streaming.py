@@ -42,6 +42,8 @@ class Stream:
 
     def __init__(self, architecture: Architecture, weights: dict[str, np.ndarray]):
         self.architecture = a = architecture
+        if a.steps < 2 or a.stride[1] > a.kernel[1]:
+            raise ValueError("a stream needs two steps a clip, and a kernel at least as long as its stride")
         front_end = a.front_end
         self._window, self._filters = front_end.window(), front_end.filters()
         self._kernel = weights["convolution.weight"].reshape(a.channels, -1)
@@ -61,11 +63,11 @@ class Stream:
     def load(cls, path: Path) -> "Stream":
         """The stream of a checkpoint, or `CheckpointError`."""
         arrays, metadata = checkpoints.read(path)
+        architecture = checkpoints.architecture_of(metadata, path, arrays)
         try:
-            architecture = checkpoints.architecture_of(metadata, path)
             return cls(architecture, checkpoints.float_weights(arrays, path))
-        except (KeyError, ValueError) as error:
-            raise checkpoints.CheckpointError(f"{path} does not hold a CRNN ({error})") from None
+        except KeyError as error:
+            raise checkpoints.CheckpointError(f"{path}: {error} is neither float32 nor int8") from None
 
     @property
     def latency_s(self) -> float:
@@ -107,6 +109,7 @@ class Stream:
             samples = samples.astype(np.float32) / 32768
         elif not np.issubdtype(samples.dtype, np.floating):
             raise ValueError(f"samples are {samples.dtype}; they must be int16 or float")
+        samples = np.where(np.isfinite(samples), samples, 0)  # a broken sample is silence, not NaN for ever
         state, half = self._state, self.architecture.front_end.window_samples // 2
         waiting = state.heard <= half  # the start is reflected about sample 0: it takes half + 1
         state.heard += len(samples)

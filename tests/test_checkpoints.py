@@ -1,3 +1,4 @@
+import json
 import os
 import pickle
 
@@ -105,6 +106,22 @@ def test_a_file_without_an_architecture_is_refused(good, description):
     arrays, _ = checkpoints.read(good)
     metadata = {} if description is None else {"architecture": description}
     checkpoints.write(good, arrays, metadata)
+    assert_refused(good, LOADERS[1:])
+
+
+@pytest.mark.parametrize("sizes", [{"hidden": 5}, {"layers": 1}, {"layers": 3}, {"hidden": 4096}])
+def test_weights_of_another_architecture_are_refused(good, sizes):
+    arrays, _ = checkpoints.read(good)
+    checkpoints.write(good, arrays, {"architecture": SMALL.with_sizes(**sizes).to_json()})
+    assert_refused(good, LOADERS[1:])
+
+
+@pytest.mark.parametrize("front_end", [{"hop_samples": 0}, {"mels": "40"}])
+def test_an_impossible_front_end_is_refused(good, front_end):
+    arrays, metadata = checkpoints.read(good)
+    described = json.loads(metadata["architecture"])
+    described["front_end"] |= front_end
+    checkpoints.write(good, arrays, {"architecture": json.dumps(described)})
     assert_refused(good, LOADERS[1:])
 
 

@@ -262,6 +262,33 @@ def test_a_folder_of_bad_recordings_gives_the_first_reason(root, tmp_path):
     assert_one_line(caught, "none of the 1 recordings", "not readable")
 
 
+def test_background_alone_is_no_corpus(root, tmp_path, write_wav):
+    write_wav(tmp_path / "noises" / data.BACKGROUND / "rain.wav", np.resize(NOISE, 20000))
+    with pytest.raises(CorpusError) as caught:
+        load(tmp_path / "noises")
+    assert_one_line(caught, "no folder of words")
+
+
+def test_any_name_does_for_a_background_recording(folder, root, write_wav):
+    write_wav(folder / data.BACKGROUND / "file.wav", np.resize(NOISE, 20000))  # an argument of savez
+    assert list(load(folder).background) == ["file"]
+
+
+def test_float_recordings_are_scaled_and_clipped(tmp_path):
+    path = tmp_path / "float.wav"
+    soundfile.write(path, [0.5, -1.0, 1.5, 2**-16], 16000, subtype="FLOAT")
+    assert data.read_clip(path).tolist() == [16384, -32768, 32767, 0]
+    soundfile.write(path, [0.5, np.nan], 16000, subtype="FLOAT")
+    with pytest.raises(CorpusError, match="no numbers"):
+        data.read_clip(path)
+
+
+def test_leftovers_of_a_killed_process_are_removed(folder, root):
+    (root / "index" / ".making-killed").mkdir(parents=True)
+    load(folder)
+    assert list((root / "index").glob(".making-*")) == []
+
+
 def test_a_name_without_nohash_is_a_speaker(root, tmp_path, write_wav):
     write_wav(tmp_path / "c" / "yes" / "anna.wav", NOISE)
     write_wav(tmp_path / "c" / "yes" / "ben_nohash_12.wav", NOISE)
@@ -348,7 +375,7 @@ def test_a_failed_download_leaves_nothing_and_says_so(root, monkeypatch, error):
     assert_one_line(
         caught, "could not download speech_commands_v0.02", "nothing was kept", "network", "folder"
     )
-    assert list(root.iterdir()) == []
+    assert [path.name for path in root.iterdir() if path.name != ".lock"] == []
 
 
 def test_a_download_becomes_a_corpus_and_is_kept(root, monkeypatch, folder):
@@ -365,3 +392,12 @@ def test_a_download_becomes_a_corpus_and_is_kept(root, monkeypatch, folder):
     assert first.name == again.name == "speech_commands_v0.01"
     assert len(first) == 6
     assert sorted(p.name for p in (root / "speech_commands_v0.01").iterdir()) == ["no", "yes"]
+
+
+def test_a_cut_off_wav_is_rejected(tmp_path, write_wav):
+    """libsndfile reads it as a shorter clip without complaint; its header gives it away."""
+    path = write_wav(tmp_path / "cat" / "a_nohash_0.wav", np.full(16000, 0.1))
+    assert data.read_clip(path).shape == (16000,)
+    path.write_bytes(path.read_bytes()[:16000])
+    with pytest.raises(data.CorpusError, match="cut off"):
+        data.read_clip(path)

@@ -243,8 +243,15 @@ def test_paired_ratio_of_identical_scores_is_exactly_one(normal_scores):
     assert metrics.bootstrap(ratio, labels, scores, scores, replicates=100) == (1, 1)
 
 
-def test_bootstrap_leaves_out_replicates_without_a_finite_value(normal_scores):
-    assert np.isnan(metrics.bootstrap(lambda *_: float("inf"), *normal_scores, replicates=5)).all()
+def test_bootstrap_leaves_out_replicates_that_are_no_number(normal_scores):
+    values = itertools.cycle([1.0, float("nan")])
+    assert metrics.bootstrap(lambda *_: next(values), *normal_scores, replicates=10) == (1, 1)
+    assert np.isnan(metrics.bootstrap(lambda *_: float("nan"), *normal_scores, replicates=5)).all()
+
+
+def test_bootstrap_takes_an_infinite_ratio_for_the_largest(normal_scores):
+    values = itertools.cycle([1.0, 2.0, float("inf")])
+    assert metrics.bootstrap(lambda *_: next(values), *normal_scores, replicates=9) == (1, float("inf"))
 
 
 def test_ratio_to_a_faultless_baseline_is_none():

@@ -68,6 +68,16 @@ def test_weights_of_another_architecture_are_refused(tmp_path, other):
     models.save(path, models.build(SMALL))
     arrays, _ = checkpoints.read(path)
     checkpoints.write(path, arrays, {"architecture": SMALL.with_sizes(**other).to_json()})
-    with pytest.raises(checkpoints.CheckpointError, match="does not hold the network") as caught:
+    with pytest.raises(checkpoints.CheckpointError, match="description") as caught:
+        models.load(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_of_another_shape_are_refused(tmp_path):
+    path = tmp_path / "m.safetensors"
+    models.save(path, models.build(SMALL))
+    arrays, metadata = checkpoints.read(path)
+    checkpoints.write(path, arrays | {"classifier.weight": arrays["classifier.weight"].T}, metadata)
+    with pytest.raises(checkpoints.CheckpointError, match="by its description") as caught:
         models.load(path)
     assert "\n" not in str(caught.value)

@@ -28,6 +28,8 @@ def run():
         ({"corpus": " "}, "text"),
         ({"keyword": None}, "text"),
         ({"keyword": ""}, "text"),
+        ({"keyword": "../up"}, "a word"),
+        ({"keyword": "a/b"}, "a word"),
         ({"profile": "fast"}, "smoke, quick, full"),
         ({"profile": None}, "smoke, quick, full"),
         ({"split": "words"}, "speaker, utterance"),

@@ -251,3 +251,10 @@ def test_plateau_is_counted_from_the_end_of_the_keyword():
 def test_plateau_of_a_stream_that_ends_too_early_is_an_error():
     with pytest.raises(ValueError, match=r"ends before 9\.00 s"):
         plateau_s(np.arange(5.0), np.zeros(5), 0.5, 9.0)
+
+
+def test_a_broken_sample_is_silence_and_not_nan_for_ever(stream, waveform):
+    broken, silent = waveform.copy(), waveform.copy()
+    broken[5000:5003] = np.nan, np.inf, -np.inf
+    silent[5000:5003] = 0
+    assert np.array_equal(stream.hear(broken), stream.hear(silent))

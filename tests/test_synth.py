@@ -107,7 +107,7 @@ def test_speakers_fall_in_all_three_parts_by_the_official_rule(seed):
 def test_every_part_has_as_many_of_each_word():
     counts = {"train": Counter(), "validation": Counter(), "test": Counter()}
     for speaker in synth.draw_speakers(synth.SPEAKERS, 0):
-        counts[data.official_part(speaker.name)].update(synth.clips_of(speaker))
+        counts[data.data.official_part(speaker.name)].update(synth.clips_of(speaker))
     for part in counts.values():
         assert part["sheila"] >= 150
         others = [part[word] for word in synth.WORDS if word != "sheila"]
@@ -219,3 +219,13 @@ def test_record_keeps_the_signal_to_noise_ratio_in_range():
         low, high = synth.RANGES["snr_db"]
         assert low - 1 < snr_db < high + 1
         assert np.abs(clip).max() < 10 ** (synth.RANGES["peak_db"][1] / 20) + 1e-9
+
+
+def test_no_voice_speaks_in_two_parts():
+    """Test speakers are voices that training never heard, not the same ones in another room."""
+    voices = {}
+    for speaker in synth.draw_speakers(200, seed=0):
+        voices.setdefault(data.official_part(speaker.name), set()).add(speaker.voice.split("+")[1])
+    assert len(voices) == 3
+    assert not voices["train"] & (voices["validation"] | voices["test"])
+    assert not voices["validation"] & voices["test"]
