@@ -7,6 +7,7 @@ alone, on the same machine.
 """
 
 import ast
+import functools
 import hashlib
 import inspect
 import json
@@ -268,10 +269,7 @@ def _key(model, features, labels, parts, recipe, seed, teacher) -> str:
     after a change there, an old result is trained anew rather than taken for the new one's."""
     digest = hashlib.sha256()
     digest.update(json.dumps([CENTRE, SPREAD]).encode())
-    for thing in (_features, architecture, models.CRNN, models.build, data.balanced_batches):
-        digest.update(code_digest(thing).encode())
-    for thing in (train, probabilities, Centred, fold_input, distillation_loss, Recipe, _step, _seed):
-        digest.update(code_digest(thing).encode())
+    digest.update(_training_code().encode())
     digest.update(json.dumps([asdict(recipe), model.architecture.to_json(), seed]).encode())
     for network in filter(None, (model, teacher)):
         for name, value in network.state_dict().items():
@@ -282,6 +280,20 @@ def _key(model, features, labels, parts, recipe, seed, teacher) -> str:
     digest.update(labels.astype(np.int64).tobytes())
     digest.update(features.digest.encode())
     return digest.hexdigest()
+
+
+@functools.cache  # once a process: its code stays what it was when files change meanwhile
+def _training_code() -> str:
+    """Digests of all code that the weights depend on."""
+    return "".join(
+        map(
+            code_digest,
+            (
+                *(_features, architecture, models.CRNN, models.build, data.balanced_batches),
+                *(train, probabilities, Centred, fold_input, distillation_loss, Recipe, _step, _seed),
+            ),
+        )
+    )
 
 
 def code_digest(thing) -> str:
