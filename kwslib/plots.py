@@ -102,6 +102,8 @@ def training_curves(histories: dict, kept: dict[str, int], bar: float | None = N
             )
     if bar is not None:
         right.axhline(bar, color=GREY, linestyle=":", label=f"the study's bar, {bar:.1e}")
+    for ax in (left, right):
+        ax.locator_params(axis="x", nbins=5)
     left.set(xlabel="optimizer steps", ylabel="training loss")
     right.set(xlabel="optimizer steps", ylabel="validation 1 - AUC", yscale="log")
     right.legend(fontsize=8)
@@ -265,12 +267,12 @@ def format_table(table):
     """A results table for people: bytes whole, rates to one place, errors in powers of ten."""
     formats = {}
     for name in table.columns:
-        if name in ("au_fa_fr", "one_minus_auc"):
+        if name.endswith(("au_fa_fr", "one_minus_auc")):
             formats[name] = "{:.2e}"
         elif name.endswith(("bytes", "_per_clip")):
             formats[name] = "{:,.0f}"
         else:
-            formats[name] = "{:.2f}" if "errors" in name else "{:.1f}"
+            formats[name] = "{:.1f}" if name.endswith(("size", "file", "speed")) else "{:.2f}"
     return table.style.format(formats, na_rep="–")
 
 
