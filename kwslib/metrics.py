@@ -145,8 +145,3 @@ def bootstrap(
         return float("nan"), float("nan")
     low = np.quantile(values, 0.025, method="lower")
     return float(low), float(np.quantile(values, 0.975, method="higher"))
-
-
-def ratio(value: float, baseline: float) -> float | None:
-    """value / baseline, or None where the baseline made no error."""
-    return None if baseline == 0 else value / baseline

@@ -252,9 +252,3 @@ def test_bootstrap_leaves_out_replicates_that_are_no_number(normal_scores):
 def test_bootstrap_takes_an_infinite_ratio_for_the_largest(normal_scores):
     values = itertools.cycle([1.0, 2.0, float("inf")])
     assert metrics.bootstrap(lambda *_: next(values), *normal_scores, replicates=9) == (1, float("inf"))
-
-
-def test_ratio_to_a_faultless_baseline_is_none():
-    assert metrics.ratio(0.5, 0.25) == 2
-    assert metrics.ratio(0.5, 0) is None
-    assert metrics.ratio(0.0, 0) is None
