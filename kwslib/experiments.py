@@ -15,11 +15,12 @@ import numpy as np
 import pandas
 import torch
 
-from . import cost, data, features, metrics, models, quantization, runs, training
+from . import cost, data, features, metrics, models, quantization, runs, tasks, training
 from .architecture import ARCHITECTURES
+from .events import plateau_s
 from .features import ClipFeatures
 from .runs import Parameters, Run
-from .streaming import Stream, plateau_s
+from .streaming import Stream
 
 Trained = namedtuple("Trained", "model epoch history")
 LABELS_ONLY = "-labels"  # a student trained without a teacher: student1-labels
@@ -135,7 +136,7 @@ class Experiment:
             others = _draw(np.flatnonzero(labels == 0), 6, [2, number])
             order = [*others[:3], keyword, *others[3:]]
             track = self.corpus.waveforms(self.reported[order]).reshape(-1)
-            carried, alone = stream.hear(track).T, offline_track(model, track, carried=False)
+            carried, alone = stream.hear(track).T, offline_track(model, track, "window")
             rows.append(
                 {
                     "carried": plateau_s(*carried, threshold, 4.0),
@@ -176,13 +177,10 @@ class Experiment:
             name = setting
         result = training.train(
             models.build(ARCHITECTURES[setting], p.seed),
-            self.features,
-            self.labels,
-            self.parts,
+            tasks.Clips(self.features, self.labels, self.parts, teacher),
             recipe,
             p.seed,
             self.run.resume(name),
-            teacher=teacher,
             keep="best" if self.part == "test" else "last",
             progress=lambda row: training.print_epoch(name, row, recipe.epochs),
         )
@@ -296,29 +294,24 @@ def _times(labels, scores, base_scores) -> float:
     return float("inf") if mine else float("nan")
 
 
-def offline_track(model: models.CRNN, waveform: np.ndarray, carried: bool) -> tuple[np.ndarray, np.ndarray]:
+def offline_track(model: models.CRNN, waveform: np.ndarray, mode: str) -> tuple[np.ndarray, np.ndarray]:
     """A recording scored by the offline network: times in seconds and probabilities, (steps,) each.
 
-    carried True: convolution and GRU over the whole recording at once, attention over the outputs of
-    the last second: what a stream must equal. False: every second by itself, as in training.
+    'carried': convolution and GRU over the whole recording at once, attention over the outputs of the
+    last second. 'window': every second by itself, as in training. What a stream must equal.
     """
     a = model.architecture
     with torch.inference_mode():
         power = features.mel_power(torch.from_numpy(waveform)[None], a.front_end)
         log_mels = features.log_mel(power, a.front_end)
-        if carried:
-            outputs, _ = model.gru(model.convolve(log_mels))
-            logits = torch.cat(
-                [
-                    model.classify(outputs[:, max(0, step + 1 - a.steps) : step + 1])
-                    for step in range(outputs.shape[1])
-                ]
-            )
-            first = a.kernel[1] - 1
+        first = a.kernel[1] - 1
+        if mode == "window":
+            logits = model.windows(log_mels)[0]
+            first += (a.steps - 1) * a.stride[1]
         else:
-            windows = log_mels[0].unfold(1, a.front_end.frames, a.stride[1])  # (mels, windows, frames)
-            logits = model(windows.transpose(0, 1))
-            first = (a.steps - 1) * a.stride[1] + a.kernel[1] - 1
+            outputs, _ = model.gru(model.convolve(log_mels))
+            ends = range(1, outputs.shape[1] + 1)
+            logits = torch.cat([model.classify(outputs[:, max(0, end - a.steps) : end]) for end in ends])
         probabilities = torch.softmax(logits.double(), dim=1)[:, 1].numpy()
     times = (first + a.stride[1] * np.arange(len(probabilities))) * a.front_end.hop_samples
     return times / a.front_end.sample_rate_hz, probabilities

@@ -145,3 +145,20 @@ def bootstrap(
         return float("nan"), float("nan")
     low = np.quantile(values, 0.025, method="lower")
     return float(low), float(np.quantile(values, 0.975, method="higher"))
+
+
+def poisson_interval(count: int, exposure: float) -> tuple[float, float]:
+    """Exact 95 % interval of a rate of which `count` events were seen in `exposure` (Garwood 1936)."""
+    from scipy.special import gammaincinv
+
+    low = gammaincinv(count, 0.025) if count else 0.0
+    return float(low / exposure), float(gammaincinv(count + 1, 0.975) / exposure)
+
+
+def binomial_interval(count: int, trials: int) -> tuple[float, float]:
+    """Exact 95 % interval of a share of which `count` of `trials` were seen (Clopper and Pearson 1934)."""
+    from scipy.special import betaincinv
+
+    low = betaincinv(count, trials - count + 1, 0.025) if count else 0.0
+    high = betaincinv(count + 1, trials - count, 0.975) if count < trials else 1.0
+    return float(low), float(high)

@@ -40,6 +40,27 @@ class CRNN(nn.Module):
         weights = torch.softmax(self.attention(outputs), dim=1)  # (batch, steps, 1)
         return self.classifier((weights * outputs).sum(1))
 
+    def windows(self, log_mels: torch.Tensor, every: int = 1) -> torch.Tensor:
+        """Long recordings second by second, each from rest: (batch, mels, frames) log-mels ->
+        (batch, windows, 2) logits, a window every `every` steps, the first one second long."""
+        a = self.architecture
+        inputs = self.convolve(log_mels).unfold(1, a.steps, every).transpose(2, 3)
+        outputs, _ = self.gru(inputs.flatten(0, 1))
+        return self.classify(outputs).unflatten(0, inputs.shape[:2])
+
+    def carried(
+        self, log_mels: torch.Tensor, state: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Long recordings with one GRU running on: (batch, mels, frames) log-mels and the GRU's state
+        before them (layers, batch, hidden) -> (batch, windows, 2) logits, one a step from the end of
+        the first second on, attention over the outputs of a second; and the state after them."""
+        outputs, state = self.gru(self.convolve(log_mels), state)
+        energies = self.attention(outputs)[..., 0].unfold(1, self.architecture.steps, 1)
+        weights = torch.softmax(energies, dim=2)  # (batch, windows, steps)
+        seconds = outputs.unfold(1, self.architecture.steps, 1)  # (batch, windows, hidden, steps)
+        context = torch.einsum("bwhs,bws->bwh", seconds, weights)
+        return self.classifier(context), state
+
 
 def build(architecture: Architecture, seed: int = 0) -> CRNN:
     """A network with initial weights drawn from this seed; the global generator is left as it was."""

@@ -21,7 +21,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.nn import functional as nnf
 
 from . import architecture, checkpoints, data, metrics, models
 from . import features as _features
@@ -104,18 +103,6 @@ class Result:
     history: list[dict]
 
 
-def distillation_loss(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
-    """T^2 KL(softmax(teacher / T) || softmax(student / T)), mean over the batch (Hinton et al.,
-    arXiv 1503.02531; the factor keeps gradients comparable between temperatures).
-
-    Shape: (batch, classes) logits, both -> ()
-    """
-    log_student = torch.log_softmax(student / temperature, dim=1)
-    log_teacher = torch.log_softmax(teacher / temperature, dim=1)
-    divergence = nnf.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
-    return temperature**2 * divergence
-
-
 class Centred(torch.nn.Module):
     """A network in training: log-mels (batch, mels, frames), centred and scaled, then the network."""
 
@@ -123,8 +110,18 @@ class Centred(torch.nn.Module):
         super().__init__()
         self.network = network
 
+    @property
+    def architecture(self) -> architecture.Architecture:
+        return self.network.architecture
+
     def forward(self, log_mels: torch.Tensor) -> torch.Tensor:
         return self.network((log_mels - CENTRE) / SPREAD)
+
+    def windows(self, log_mels: torch.Tensor, every: int = 1) -> torch.Tensor:
+        return self.network.windows((log_mels - CENTRE) / SPREAD, every)
+
+    def carried(self, log_mels: torch.Tensor, state=None) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.network.carried((log_mels - CENTRE) / SPREAD, state)
 
 
 def fold_input(network: models.CRNN) -> None:
@@ -137,6 +134,14 @@ def fold_input(network: models.CRNN) -> None:
     with torch.no_grad():
         convolution.weight /= SPREAD
         convolution.bias -= CENTRE * convolution.weight.sum(dim=(1, 2, 3))
+
+
+def unfold_input(network: models.CRNN) -> None:
+    """The inverse of `fold_input`: a trained network made ready to be trained further."""
+    convolution = network.convolution
+    with torch.no_grad():
+        convolution.bias += CENTRE * convolution.weight.sum(dim=(1, 2, 3))
+        convolution.weight *= SPREAD
 
 
 def probabilities(
@@ -165,67 +170,57 @@ def print_epoch(name: str, row: dict, epochs: int) -> None:
 
 def train(
     model: models.CRNN,
-    features: ClipFeatures,
-    labels: np.ndarray,
-    parts: dict[str, np.ndarray],
+    task,
     recipe: Recipe,
     seed: int,
     resume: Path,
-    teacher: torch.nn.Module | None = None,
     keep: str = "best",
     progress: Callable[[dict], None] | None = None,
 ) -> Result:
-    """Trains on parts['train'], measures every epoch on parts['validation'].
+    """Trains on what a task (`tasks.Clips`, `tasks.Tracks`) sets, measures every epoch on its
+    validation clips.
 
-    features: of all clips; labels: (clips,); parts: positions. keep: 'best' returns the epoch of
-    lowest validation au_fa_fr, 'last' the final one. resume: a file; a run with the same inputs
-    goes on from what it holds, or returns at once if it is finished.
+    keep: 'best' returns the epoch of lowest validation au_fa_fr, 'last' the final one. resume: a
+    file; a run with the same inputs goes on from what it holds, or returns at once if it is finished.
     """
-    if (teacher is None) != (recipe.temperature is None):
-        raise ValueError("a teacher and a temperature go together")
     if keep not in ("best", "last"):
         raise ValueError(f"keep is {keep!r}; it must be best or last")
+    features, labels, validation = task.features, task.labels, task.parts["validation"]
     device = features.device
     model = model.to(device)
     centred = Centred(model)
-    teacher = teacher if teacher is None else teacher.to(device).eval()
     optimizer = torch.optim.Adam(
         model.parameters(), lr=recipe.rate, weight_decay=recipe.weight_decay, fused=True
     )
-    key = _key(model, features, labels, parts, recipe, seed, teacher)
+    key = _key(model, task, recipe, seed)
     history, best = [], None
     if resume.is_file():
         history, best = _restore(resume, key, model, optimizer)
-    train_labels = labels[parts["train"]]
     for epoch in range(len(history) + 1, recipe.epochs + 1):
         begun = time.perf_counter()
         with torch.random.fork_rng():
             torch.manual_seed(_seed(seed, epoch, 1))
-            batches = data.balanced_batches(
-                train_labels,
-                recipe.batch_size,
-                recipe.epoch_steps,
-                np.random.default_rng(_seed(seed, epoch, 2)),
-            )
+            draw = np.random.default_rng(_seed(seed, epoch, 2))
             generator = torch.Generator(device).manual_seed(_seed(seed, epoch, 3))
             centred.train()
-            loss = torch.zeros((), device=device)
-            for number, batch in enumerate(batches):
+            total = torch.zeros((), device=device)
+            for number, loss in enumerate(task.losses(centred, recipe, draw, generator)):
                 rate = recipe.rate_at((epoch - 1) * recipe.epoch_steps + number)
                 for group in optimizer.param_groups:
                     group["lr"] = rate
-                positions = parts["train"][batch]
-                log_mels = features.augmented(positions, generator)
-                targets = torch.from_numpy(labels[positions]).to(device)
-                loss += _step(centred, teacher, log_mels, targets, recipe, optimizer)
-        scores = probabilities(centred, features, parts["validation"])
+                optimizer.zero_grad()
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+                optimizer.step()
+                total += loss.detach()
+        scores = probabilities(centred, features, validation)
         row = {
             "epoch": epoch,
             "steps": epoch * recipe.epoch_steps,
             "rate": rate,
-            "loss": float(loss) / recipe.epoch_steps,
-            "au_fa_fr": metrics.au_fa_fr(labels[parts["validation"]], scores),
-            "one_minus_auc": metrics.one_minus_auc(labels[parts["validation"]], scores),
+            "loss": float(total) / recipe.epoch_steps,
+            "au_fa_fr": metrics.au_fa_fr(labels[validation], scores),
+            "one_minus_auc": metrics.one_minus_auc(labels[validation], scores),
             "seconds": time.perf_counter() - begun,
         }
         history.append(row)
@@ -242,55 +237,38 @@ def train(
     return Result(model.cpu().eval(), epoch, history)
 
 
-def _step(model, teacher, log_mels, targets, recipe, optimizer) -> torch.Tensor:
-    logits = model(log_mels)
-    if teacher is None:
-        loss = nnf.cross_entropy(logits, targets)
-    else:
-        with torch.no_grad():
-            wanted = teacher(log_mels)
-        loss = distillation_loss(logits, wanted, recipe.temperature)
-        if recipe.label_share:
-            share = recipe.label_share
-            loss = (1 - share) * loss + share * nnf.cross_entropy(logits, targets)
-    optimizer.zero_grad()
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
-    optimizer.step()
-    return loss.detach()
-
-
 def _seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-def _key(model, features, labels, parts, recipe, seed, teacher) -> str:
+def _key(model, task, recipe, seed) -> str:
     """Digest of everything that the trained weights depend on, the code that makes them included:
     after a change there, an old result is trained anew rather than taken for the new one's."""
     digest = hashlib.sha256()
     digest.update(json.dumps([CENTRE, SPREAD]).encode())
     digest.update(_training_code().encode())
     digest.update(json.dumps([asdict(recipe), model.architecture.to_json(), seed]).encode())
-    for network in filter(None, (model, teacher)):
-        for name, value in network.state_dict().items():
-            digest.update(name.encode())
-            digest.update(value.detach().cpu().numpy().tobytes())
-    for part, positions in sorted(parts.items()):
-        digest.update(part.encode() + positions.astype(np.int64).tobytes())
-    digest.update(labels.astype(np.int64).tobytes())
-    digest.update(features.digest.encode())
+    add_weights(digest, model)
+    task.add_to(digest)
     return digest.hexdigest()
+
+
+def add_weights(digest, network: torch.nn.Module) -> None:
+    """Adds names and values of a network's weights to a digest."""
+    for name, value in network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().numpy().tobytes())
 
 
 @functools.cache  # once a process: its code stays what it was when files change meanwhile
 def _training_code() -> str:
-    """Digests of all code that the weights depend on."""
+    """Digests of all code that any trained weights depend on; a task adds its own."""
     return "".join(
         map(
             code_digest,
             (
                 *(_features, architecture, models.CRNN, models.build, data.balanced_batches),
-                *(train, probabilities, Centred, fold_input, distillation_loss, Recipe, _step, _seed),
+                *(train, probabilities, Centred, fold_input, unfold_input, Recipe, _seed),
             ),
         )
     )

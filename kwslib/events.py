@@ -1,0 +1,195 @@
+"""From probabilities to detections, and from detections to what they are worth. NumPy only.
+
+A stream is judged by events, not by steps: a *hit* is a detection between a keyword's begin and half
+a second after its end, a *miss* a keyword without one, a *false accept* any other detection. Rates
+come with their exposure: false accepts an hour with the hours heard and the exact Poisson interval,
+misses with the keywords said and the exact binomial interval.
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+TOLERANCE_S = 0.5  # of a hit, after the word's end; as MLPerf Tiny's streaming wake word
+RATES_PER_H = (0.5, 1.0, 2.0, 5.0)
+
+
+@dataclass(frozen=True)
+class Detector:
+    """When a row of probabilities is a detection: its mean over the last `smoothing` steps rises to
+    `threshold`. After that it is deaf for `refractory_s`, and until the mean has fallen under
+    `release` times the threshold: one utterance gives one detection."""
+
+    threshold: float = 0.5
+    smoothing: int = 3
+    release: float = 0.5
+    refractory_s: float = 1.0
+
+    def __post_init__(self):
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"threshold is {self.threshold}; it must be from 0 to 1")
+        if not isinstance(self.smoothing, int) or self.smoothing < 1:
+            raise ValueError(f"smoothing is {self.smoothing}; it must be a whole number of steps, at least 1")
+        if not 0 <= self.release <= 1:
+            raise ValueError(f"release is {self.release}; it must be from 0 to 1")
+        if not self.refractory_s >= 0:
+            raise ValueError(f"refractory_s is {self.refractory_s}; it must not be negative")
+
+    def smoothed(self, probabilities: np.ndarray) -> np.ndarray:
+        """(steps,) mean of each step and those before it, of as many as there are at the start."""
+        padded = np.concatenate([np.zeros(self.smoothing - 1), probabilities])
+        sums = np.lib.stride_tricks.sliding_window_view(padded, self.smoothing).sum(axis=1)
+        return sums / np.minimum(np.arange(1, len(probabilities) + 1), self.smoothing)
+
+    def find(self, times: np.ndarray, smoothed: np.ndarray) -> np.ndarray:
+        """Indices of the steps at which it detects; `times` (steps,) in seconds, ascending."""
+        over = np.flatnonzero(smoothed >= self.threshold)
+        under = np.flatnonzero(smoothed < self.release * self.threshold)
+        found, step = [], 0
+        while True:
+            at = np.searchsorted(over, step)
+            if at == len(over):
+                return np.array(found, dtype=int)
+            found.append(over[at])
+            deaf_until = np.searchsorted(times, times[found[-1]] + self.refractory_s)
+            at = np.searchsorted(under, max(deaf_until, found[-1] + 1))
+            if at == len(under):
+                return np.array(found, dtype=int)
+            step = under[at]
+
+
+class Listener:
+    """A detector that hears rows as they come: the same detections as `Detector.find` of them all."""
+
+    def __init__(self, detector: Detector):
+        self.detector = detector
+        self.reset()
+
+    def reset(self) -> None:
+        self._recent, self._armed, self._deaf_until = [], True, -np.inf
+
+    def hear(self, rows: np.ndarray) -> list[tuple[float, float]]:
+        """rows: (steps, 2) of time and probability, as a stream gives them -> (time in seconds, mean
+        probability) of each detection."""
+        d, found = self.detector, []
+        for time_s, probability in rows:
+            self._recent = [*self._recent, probability][-d.smoothing :]
+            self.mean = sum(self._recent) / len(self._recent)
+            if not self._armed:
+                released = self.mean < d.release * d.threshold
+                self._armed = time_s >= self._deaf_until and released
+            if self._armed and self.mean >= d.threshold:
+                found.append((float(time_s), float(self.mean)))
+                self._armed, self._deaf_until = False, time_s + d.refractory_s
+        return found
+
+
+def detections(stream, pieces: Iterable[np.ndarray], detector: Detector) -> Iterator[tuple[float, float]]:
+    """(time in seconds, probability) of each detection as it happens. pieces: (samples,) arrays, as
+    they come; the stream is flushed after the last."""
+    listener = Listener(detector)
+    for piece in itertools.chain(pieces, [None]):
+        yield from listener.hear(stream.flush() if piece is None else stream.feed(piece))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a detector made of a stream. Add two to have them as one."""
+
+    words: int
+    misses: int
+    false_accepts: int
+    hours: float
+    latencies_s: tuple[float, ...]  # from each hit word's end to its detection
+
+    def __add__(self, other: "Outcome") -> "Outcome":
+        return Outcome(
+            self.words + other.words,
+            self.misses + other.misses,
+            self.false_accepts + other.false_accepts,
+            self.hours + other.hours,
+            self.latencies_s + other.latencies_s,
+        )
+
+    def to_json(self) -> dict:
+        """Counts, rates and their 95 % intervals."""
+        from . import metrics
+
+        rate, miss = [], []
+        if self.hours:
+            rate = [
+                self.false_accepts / self.hours,
+                *metrics.poisson_interval(self.false_accepts, self.hours),
+            ]
+        if self.words:
+            miss = [self.misses / self.words, *metrics.binomial_interval(self.misses, self.words)]
+        latencies = np.quantile(self.latencies_s, [0.5, 0.95]).tolist() if self.latencies_s else []
+        return {
+            "words": self.words,
+            "misses": self.misses,
+            "false_accepts": self.false_accepts,
+            "hours": self.hours,
+            "false_accepts_per_h": rate,  # value, low, high; likewise
+            "miss_rate": miss,
+            "latency_s": latencies,  # median, 95 %
+        }
+
+
+def outcome(found_s: np.ndarray, words: np.ndarray, hours: float) -> Outcome:
+    """Judges detections at `found_s` seconds, ascending. words: (words, 2) begin and end of each. The
+    first detection of a word is its hit; a second one of the same word is a false accept."""
+    found_s = np.asarray(found_s, float)
+    hit, misses, latencies = np.zeros(len(found_s), bool), 0, []
+    for begin, end in words:
+        near = np.flatnonzero((found_s >= begin) & (found_s <= end + TOLERANCE_S) & ~hit)
+        if len(near):
+            hit[near[0]] = True
+            latencies.append(float(found_s[near[0]] - end))
+        else:
+            misses += 1
+    return Outcome(len(words), misses, int(np.sum(~hit)), hours, tuple(latencies))
+
+
+def det(
+    times: np.ndarray, probabilities: np.ndarray, words: np.ndarray, hours: float, detector: Detector
+) -> list[tuple[float, Outcome]]:
+    """Detection error trade-off of a stream: (threshold, outcome) at thresholds from low to high,
+    spread evenly over the ranks of the highest steps; the detector's own threshold is not used."""
+    smoothed = detector.smoothed(probabilities)
+    return [
+        (
+            threshold,
+            outcome(times[replace(detector, threshold=threshold).find(times, smoothed)], words, hours),
+        )
+        for threshold in _thresholds(smoothed)
+    ]
+
+
+def _thresholds(smoothed: np.ndarray, count: int = 120) -> np.ndarray:
+    ordered = np.sort(smoothed)[::-1]
+    ranks = np.unique(np.geomspace(1, max(1, len(ordered) // 5), count).astype(int)) - 1
+    return np.unique(np.append(ordered[ranks], np.nextafter(1.0, 2.0) if ordered[0] > 1 else 1.0))
+
+
+def at_rate(curve: list[tuple[float, Outcome]], per_hour: float) -> tuple[float, Outcome]:
+    """The point of a DET curve with fewest misses among those of at most so many false accepts an hour."""
+    allowed = [(t, o) for t, o in curve if o.false_accepts <= per_hour * o.hours * (1 + 1e-12)]
+    if not allowed:
+        raise ValueError(f"no threshold has at most {per_hour} false accepts an hour")
+    return min(allowed, key=lambda point: (point[1].misses, point[1].false_accepts))
+
+
+def plateau_s(times: np.ndarray, probabilities: np.ndarray, threshold: float, end_s: float) -> float:
+    """Seconds for which the probability stays at or over the threshold after the keyword's end.
+
+    times, probabilities: (steps,); end_s: where the keyword's clip ends. 0.0 when it is below at
+    the first step past the end.
+    """
+    after = np.flatnonzero(times >= end_s)
+    if not len(after):
+        raise ValueError(f"the stream ends before {end_s:.2f} s")
+    below = after[probabilities[after] < threshold]
+    last = times[below[0]] if len(below) else times[-1]
+    return float(max(0.0, last - end_s)) if not len(below) or below[0] != after[0] else 0.0

@@ -1,0 +1,153 @@
+"""What a network is trained on: single clips, or continuous tracks as well. Batches in, losses out."""
+
+import functools
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+import torch
+from torch.nn import functional as nnf
+
+from . import data, features, tracks, training
+from .features import ClipFeatures
+from .tracks import Mix
+
+
+def distillation_loss(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
+    """T^2 KL(softmax(teacher / T) || softmax(student / T)), mean over the batch (Hinton et al.,
+    arXiv 1503.02531; the factor keeps gradients comparable between temperatures).
+
+    Shape: (batch, classes) logits, both -> ()
+    """
+    log_student = torch.log_softmax(student / temperature, dim=1)
+    log_teacher = torch.log_softmax(teacher / temperature, dim=1)
+    divergence = nnf.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
+    return temperature**2 * divergence
+
+
+class Clips:
+    """Balanced batches of single clips, augmented; on labels, or on a teacher's outputs too.
+
+    features: of all clips; labels: (clips,); parts: positions of 'train' and 'validation'.
+    """
+
+    def __init__(
+        self,
+        features: ClipFeatures,
+        labels: np.ndarray,
+        parts: dict[str, np.ndarray],
+        teacher: torch.nn.Module | None = None,
+    ):
+        self.features, self.labels, self.parts = features, labels, parts
+        self.teacher = teacher if teacher is None else teacher.to(features.device).eval()
+
+    def losses(self, network, recipe, draw: np.random.Generator, generator: torch.Generator):
+        """The loss of each optimizer step of an epoch."""
+        for positions in self.batches(recipe, recipe.batch_size, draw):
+            yield self.loss(network, recipe, positions, generator)
+
+    def batches(self, recipe, batch_size: int, draw: np.random.Generator):
+        """Positions of training clips, (batch,) at a time."""
+        train = self.parts["train"]
+        for batch in data.balanced_batches(self.labels[train], batch_size, recipe.epoch_steps, draw):
+            yield train[batch]
+
+    def loss(self, network, recipe, positions: np.ndarray, generator: torch.Generator) -> torch.Tensor:
+        if (self.teacher is None) != (recipe.temperature is None):
+            raise ValueError("a teacher and a temperature go together")
+        log_mels = self.features.augmented(positions, generator)
+        labels = torch.from_numpy(self.labels[positions]).to(log_mels.device)
+        logits = network(log_mels)
+        if self.teacher is None:
+            return nnf.cross_entropy(logits, labels)
+        with torch.no_grad():
+            wanted = self.teacher(log_mels)
+        loss = distillation_loss(logits, wanted, recipe.temperature)
+        if recipe.label_share:
+            share = recipe.label_share
+            loss = (1 - share) * loss + share * nnf.cross_entropy(logits, labels)
+        return loss
+
+    def add_to(self, digest) -> None:
+        """Adds all that a training result depends on to a digest, the code of this task included."""
+        digest.update(self._code().encode())
+        if self.teacher is not None:
+            training.add_weights(digest, self.teacher)
+        for part, positions in sorted(self.parts.items()):
+            digest.update(part.encode() + positions.astype(np.int64).tobytes())
+        digest.update(self.labels.astype(np.int64).tobytes())
+        digest.update(self.features.digest.encode())
+
+    @staticmethod
+    @functools.cache
+    def _code() -> str:
+        return training.code_digest(Clips) + training.code_digest(distillation_loss)
+
+
+@dataclass(frozen=True)
+class Share:
+    """How much of a step is what. Losses: half the clips', half the tracks'."""
+
+    clips: int = 64
+    tracks: int = 16
+    seconds: float = 4.0
+    window_every: int = 4  # steps between the windows that are scored from rest
+    hardest: float = 0.1  # of the steps without the keyword: so many, the worst, make half their loss
+    mix: Mix = field(default_factory=Mix)
+
+
+class Tracks:
+    """Clips as before, and continuous tracks with the keyword at any place: scored both as `window`
+    and as `carried`, with a GRU state that goes on from one batch's tracks to the next one's, so
+    that what is trained is what runs."""
+
+    def __init__(self, clips: Clips, sources: tracks.Sources, share: Share | None = None):
+        self.clips, self.sources, self.share = clips, sources, share or Share()
+        self.features, self.labels, self.parts = clips.features, clips.labels, clips.parts
+
+    def losses(self, network, recipe, draw: np.random.Generator, generator: torch.Generator):
+        state = None
+        for positions in self.clips.batches(recipe, self.share.clips, draw):
+            of_clips = self.clips.loss(network, recipe, positions, generator)
+            of_tracks, state = self._loss(network, recipe, state, draw)
+            yield (of_clips + of_tracks) / 2
+
+    def _loss(self, network, recipe, state, draw) -> tuple[torch.Tensor, torch.Tensor]:
+        share, a = self.share, network.architecture
+        samples = round(share.seconds * tracks.RATE_HZ)
+        made = [tracks.training_track(self.sources, share.mix, samples, draw) for _ in range(share.tracks)]
+        audio = torch.from_numpy(np.stack([track for track, _ in made])).to(self.features.device)
+        wanted = np.stack([tracks.targets(words, a, samples)[a.steps - 1 :] for _, words in made])
+        wanted = torch.from_numpy(wanted).to(audio.device)
+        log_mels = features.log_mel(features.mel_power(audio, a.front_end), a.front_end)
+        carried, state = network.carried(log_mels, state)
+        windows = network.windows(log_mels, share.window_every)
+        loss = 0
+        for logits, labels in ((carried, wanted), (windows, wanted[:, :: share.window_every])):
+            loss = loss + step_loss(logits, labels, share.hardest) / 2
+        return loss, state.detach()
+
+    def add_to(self, digest) -> None:
+        self.clips.add_to(digest)
+        digest.update(self._code().encode())
+        digest.update(repr(asdict(self.share)).encode())
+        for name in ("spans", "keyword", "others", "talk"):
+            digest.update(np.ascontiguousarray(getattr(self.sources, name)).tobytes())
+
+    @staticmethod
+    @functools.cache
+    def _code() -> str:
+        return "".join(map(training.code_digest, (tracks, Tracks, step_loss)))
+
+
+def step_loss(logits: torch.Tensor, labels: torch.Tensor, hardest: float) -> torch.Tensor:
+    """Cross entropy of (batch, steps, 2) logits where labels (batch, steps) are 0 or 1, not -1: half of
+    it the mean over the keyword's steps, half over the others', of which the `hardest` share count
+    once more for themselves."""
+    losses = nnf.cross_entropy(logits.flatten(0, 1), labels.flatten().clamp_min(0), reduction="none")
+    labels = labels.flatten()
+    of_keyword, of_others = losses[labels == 1], losses[labels == 0]
+    mean = of_others.mean()
+    if hardest:
+        worst = of_others.topk(max(1, round(hardest * len(of_others)))).values
+        mean = (mean + worst.mean()) / 2
+    return (mean + of_keyword.mean()) / 2 if len(of_keyword) else mean / 2

@@ -1,0 +1,230 @@
+"""Continuous audio: keyword and other words laid on a track at known times, to train on and to judge on.
+
+A track is (samples,) at 16 kHz with the keyword's words as (words, 2) seconds of begin and end. Where
+a word lies within its clip is measured once (`word_span`); everything that is said of a word's end,
+from training targets to latency, rests on it. The same arguments give the same track.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .architecture import Architecture
+
+RATE_HZ = 16000
+FADE = 80  # samples, of every cut
+_FRAME = 160
+
+
+@dataclass(frozen=True)
+class Track:
+    """samples: (samples,) int16; words: (words, 2) seconds at which the keyword begins and ends."""
+
+    samples: np.ndarray
+    words: np.ndarray
+
+    @property
+    def hours(self) -> float:
+        return len(self.samples) / RATE_HZ / 3600
+
+
+def word_span(clip: np.ndarray) -> tuple[int, int]:
+    """Begin and end, in samples, of the word in a clip (samples,): where from 1 to 99 % of the energy
+    above the noise lies, in frames of 10 ms, and 30 ms more on both sides. The noise is taken to be
+    twice the power that a fifth of the frames stays below. A clip without any is all word."""
+    frames = clip[: len(clip) // _FRAME * _FRAME].reshape(-1, _FRAME).astype(np.float64)
+    power = np.mean(frames**2, axis=1)
+    energy = np.cumsum(np.maximum(0, power - 2 * np.quantile(power, 0.2)))
+    if not len(energy) or energy[-1] == 0:
+        return 0, len(clip)
+    begin, end = np.searchsorted(energy, [0.01 * energy[-1], 0.99 * energy[-1]])
+    return max(0, int(begin - 3) * _FRAME), min(len(clip), int(end + 4) * _FRAME)
+
+
+def spans(clips: np.ndarray) -> np.ndarray:
+    """(clips, 2) begin and end, in samples, of the word in each of (clips, samples)."""
+    return np.array([word_span(clip) for clip in clips]).reshape(-1, 2)
+
+
+def targets(words: np.ndarray, architecture: Architecture, samples: int) -> np.ndarray:
+    """What a network should say at each step of a track: (steps,) int64, 1 where the last second holds
+    a whole keyword, 0 where it holds less than half of any, -1 between, where nothing is asked.
+
+    The last second of a step is the clip whose offline score the step gives.
+    """
+    a = architecture
+    frames = samples // a.front_end.hop_samples + 1
+    steps = (frames - a.kernel[1]) // a.stride[1] + 1
+    hop_s = a.front_end.hop_samples / a.front_end.sample_rate_hz
+    stop = (np.arange(steps) * a.stride[1] + a.kernel[1] - 1) * hop_s
+    start = stop - ((a.steps - 1) * a.stride[1] + a.kernel[1] - 1) * hop_s
+    wanted = np.zeros(steps, np.int64)
+    for begin, end in words:
+        inside = np.clip(np.minimum(stop, end) - np.maximum(start, begin), 0, None) / (end - begin)
+        wanted = np.where(inside > 0.999, 1, np.where((inside >= 0.5) & (wanted == 0), -1, wanted))
+    return wanted
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What tracks are made of. clips: (clips, samples) int16, all of them; spans: (clips, 2) of their
+    words; keyword, others: positions; background: recordings, (samples,) int16; talk: (samples,)
+    int16 of running speech without the keyword, may be empty."""
+
+    clips: np.ndarray
+    spans: np.ndarray
+    keyword: np.ndarray
+    others: np.ndarray
+    background: Sequence[np.ndarray]
+    talk: np.ndarray
+
+
+@dataclass(frozen=True)
+class Mix:
+    """How training tracks are made: shares of the pieces that are no keyword, and how they are joined.
+    Each share can be 0, which is how its worth is measured."""
+
+    keyword: float = 0.25  # of all pieces
+    talk: float = 0.35  # of the other pieces: cut out of running speech at random
+    cut: float = 0.2  # of the other pieces: words of the corpus cut at random places
+    noise: float = 0.05  # of the other pieces: background noise alone
+    joined: float = 0.5  # of the pieces follow the one before without a gap
+
+
+def training_track(
+    sources: Sources, mix: Mix, samples: int, generator: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """(samples,) float32 from -1 to 1, and (words, 2) seconds of the keywords on it, which may run
+    over the track's ends: pieces of speech at levels of their own, over noise 5 to 30 dB below."""
+    track, words = np.zeros(samples, np.float32), []
+    at = -int(generator.integers(RATE_HZ))
+    while at < samples:
+        if generator.random() >= mix.joined:
+            at += int(generator.exponential(0.3) * RATE_HZ)
+        if generator.random() < mix.keyword:
+            clip = sources.keyword[generator.integers(len(sources.keyword))]
+            begin, end = sources.spans[clip]
+            piece = sources.clips[clip][begin:end]
+            words.append((at / RATE_HZ, (at + len(piece)) / RATE_HZ))
+        else:
+            piece = _other_piece(sources, mix, generator)
+        lay(track, piece * np.float32(10 ** (generator.uniform(-8, 4) / 20) / 32768), at)
+        at += len(piece)
+    level = np.sqrt(np.mean(track**2)) + 1e-4
+    if len(sources.background):
+        recording = sources.background[generator.integers(len(sources.background))]
+        start = generator.integers(max(1, len(recording) - samples))
+        noise = np.resize(recording[start : start + samples].astype(np.float32), samples)
+    else:
+        noise = generator.standard_normal(samples, np.float32)
+    noise /= np.sqrt(np.mean(noise**2)) + 1e-6
+    track += level * np.float32(10 ** (-generator.uniform(5, 30) / 20)) * noise
+    track *= np.float32(10 ** (generator.uniform(-14, 3) / 20))
+    return np.clip(track, -1, 1), np.array(words).reshape(-1, 2)
+
+
+def _other_piece(sources: Sources, mix: Mix, generator: np.random.Generator) -> np.ndarray:
+    """(samples,) int16 of anything but the keyword."""
+    kind = generator.random()
+    if kind < mix.talk and len(sources.talk):
+        length = int(generator.uniform(0.4, 2.5) * RATE_HZ)
+        start = generator.integers(len(sources.talk) - length)
+        return sources.talk[start : start + length]
+    if kind > 1 - mix.noise:
+        return np.zeros(int(generator.uniform(0.5, 1.5) * RATE_HZ), np.int16)  # noise is laid under all
+    clip = sources.others[generator.integers(len(sources.others))]
+    begin, end = sources.spans[clip]
+    if kind > 1 - mix.noise - mix.cut:
+        begin, end = np.sort(generator.integers(begin, end + 1, 2))
+    return sources.clips[clip][begin:end]
+
+
+def lay(track: np.ndarray, piece: np.ndarray, at: int) -> None:
+    """Adds a piece to a track from sample `at` on, faded in and out; what lies outside is left off."""
+    piece = piece.astype(np.float32)
+    if len(piece) > 2 * FADE:
+        fade = np.linspace(0, 1, FADE, dtype=np.float32)
+        piece[:FADE] *= fade
+        piece[-FADE:] *= fade[::-1]
+    first, last = max(0, -at), min(len(piece), len(track) - at)
+    if first < last:
+        track[at + first : at + last] += piece[first:last]
+
+
+def clip_stream(
+    sources: Sources,
+    hours: float,
+    seed: int,
+    keyword_every_s: float = 30.0,
+    snr_db: tuple[float, float] = (10.0, 30.0),
+    level_db: tuple[float, float] = (-6.0, 3.0),
+) -> Track:
+    """A long track of whole clips: other words with gaps of 0 to 1 s between them, each at its own level,
+    the keyword about every `keyword_every_s`, over background noise that changes every 20 s and lies
+    `snr_db` under the mean power of the clips' words."""
+    generator = np.random.default_rng([seed, 17])
+    samples = round(hours * 3600 * RATE_HZ)
+    track, words, at, next_keyword = np.zeros(samples, np.float32), [], 0, keyword_every_s * RATE_HZ / 2
+    decks = {True: _deck(sources.keyword, generator), False: _deck(sources.others, generator)}
+    powers = []
+    while True:
+        is_keyword = at >= next_keyword
+        clip = next(decks[is_keyword])
+        if at + sources.clips.shape[1] > samples:
+            break
+        gain = 10 ** (generator.uniform(*level_db) / 20)
+        begin, end = sources.spans[clip]
+        lay(track, sources.clips[clip] * np.float32(gain / 32768), at)
+        powers.append(np.mean((track[at + begin : at + end]) ** 2))
+        if is_keyword:
+            words.append(((at + begin) / RATE_HZ, (at + end) / RATE_HZ))
+            next_keyword += keyword_every_s * RATE_HZ
+        at += sources.clips.shape[1] + int(generator.uniform(0, 1) * RATE_HZ)
+    _lay_noise(track, sources.background, np.sqrt(np.mean(powers)), snr_db, generator)
+    return Track(_rounded(track), np.array(words).reshape(-1, 2))
+
+
+def mixed_stream(
+    talk: np.ndarray, sources: Sources, seed: int, over_db: float, every_s: float = 10.0
+) -> Track:
+    """Running speech, (samples,) int16, with the keyword mixed into it about every `every_s`, its power
+    `over_db` over that of the speech around it (2 s)."""
+    generator = np.random.default_rng([seed, 19])
+    track, words = talk.astype(np.float32) / 32768, []
+    deck = _deck(sources.keyword, generator)
+    for start in np.arange(0, len(talk) / RATE_HZ - every_s, every_s):
+        clip = next(deck)
+        begin, end = sources.spans[clip]
+        word = sources.clips[clip][begin:end].astype(np.float32)
+        at = int((start + generator.uniform(1, every_s - 2)) * RATE_HZ)
+        around = talk[max(0, at - RATE_HZ) : at + RATE_HZ].astype(np.float32) / 32768
+        level = np.sqrt(np.mean(around**2) / max(np.mean(word**2), 1e-9)) * 10 ** (over_db / 20)
+        lay(track, word * np.float32(level), at)
+        words.append((at / RATE_HZ, (at + len(word)) / RATE_HZ))
+    return Track(_rounded(track), np.array(words).reshape(-1, 2))
+
+
+def _deck(clips: np.ndarray, generator: np.random.Generator):
+    """Positions in random order, all of them before one comes again."""
+    while True:
+        yield from generator.permutation(clips)
+
+
+def _lay_noise(track, background, level, snr_db, generator) -> None:
+    stretch = 20 * RATE_HZ
+    for start in range(0, len(track), stretch):
+        under = track[start : start + stretch]
+        snr = generator.uniform(*snr_db)
+        if not len(background):
+            noise = generator.standard_normal(len(under), np.float32)
+        else:
+            recording = background[generator.integers(len(background))]
+            place = generator.integers(len(recording))
+            noise = np.take(recording, np.arange(place, place + len(under)), mode="wrap").astype(np.float32)
+        noise /= np.sqrt(np.mean(noise**2)) + 1e-6
+        under += np.float32(level * 10 ** (-snr / 20)) * noise
+
+
+def _rounded(track: np.ndarray) -> np.ndarray:
+    return np.clip(np.round(track * 32767), -32768, 32767).astype(np.int16)
