@@ -39,6 +39,8 @@ class Detector:
 
     def smoothed(self, probabilities: np.ndarray) -> np.ndarray:
         """(steps,) mean of each step and those before it, of as many as there are at the start."""
+        if not len(probabilities):
+            return np.zeros(0)
         padded = np.concatenate([np.zeros(self.smoothing - 1), probabilities])
         sums = np.lib.stride_tricks.sliding_window_view(padded, self.smoothing).sum(axis=1)
         return sums / np.minimum(np.arange(1, len(probabilities) + 1), self.smoothing)
@@ -152,33 +154,35 @@ def outcome(found_s: np.ndarray, words: np.ndarray, hours: float) -> Outcome:
     return Outcome(len(words), misses, int(np.sum(~hit)), hours, tuple(latencies))
 
 
-def det(
-    times: np.ndarray, probabilities: np.ndarray, words: np.ndarray, hours: float, detector: Detector
-) -> list[tuple[float, Outcome]]:
-    """Detection error trade-off of a stream: (threshold, outcome) at thresholds from low to high,
-    spread evenly over the ranks of the highest steps; the detector's own threshold is not used."""
-    smoothed = detector.smoothed(probabilities)
+def thresholds(smoothed: Iterable[np.ndarray], count: int = 100) -> np.ndarray:
+    """(at most count + 1,) thresholds to draw a curve at, ascending: evenly over the logarithm of the
+    rank among all steps of these streams, from the highest step to the highest fifth; and 1."""
+    ordered = np.sort(np.concatenate(list(smoothed)))[::-1]
+    ranks = np.unique(np.geomspace(1, max(1, len(ordered) // 5), count).astype(int)) - 1
+    return np.unique(np.append(ordered[ranks], 1.0))
+
+
+def det(times, smoothed, words, hours: float, detector: Detector, at: np.ndarray) -> list[Outcome]:
+    """Detection error trade-off of a stream: its outcome at each of these thresholds, the detector's
+    own not used. times, smoothed: (steps,), as `Detector.smoothed` gives them; words: (words, 2)."""
     return [
-        (
-            threshold,
-            outcome(times[replace(detector, threshold=threshold).find(times, smoothed)], words, hours),
-        )
-        for threshold in _thresholds(smoothed)
+        outcome(times[replace(detector, threshold=threshold).find(times, smoothed)], words, hours)
+        for threshold in at
     ]
 
 
-def _thresholds(smoothed: np.ndarray, count: int = 120) -> np.ndarray:
-    ordered = np.sort(smoothed)[::-1]
-    ranks = np.unique(np.geomspace(1, max(1, len(ordered) // 5), count).astype(int)) - 1
-    return np.unique(np.append(ordered[ranks], np.nextafter(1.0, 2.0) if ordered[0] > 1 else 1.0))
+def at_rate(curve: list[Outcome], per_hour: float) -> int | None:
+    """Index of the point of a DET curve with fewest misses, then fewest false accepts, among those of
+    at most so many false accepts an hour; None where there is no such point."""
+    allowed = [n for n, o in enumerate(curve) if o.false_accepts <= per_hour * o.hours * (1 + 1e-12)]
+    return min(allowed, key=lambda n: (curve[n].misses, curve[n].false_accepts), default=None)
 
 
-def at_rate(curve: list[tuple[float, Outcome]], per_hour: float) -> tuple[float, Outcome]:
-    """The point of a DET curve with fewest misses among those of at most so many false accepts an hour."""
-    allowed = [(t, o) for t, o in curve if o.false_accepts <= per_hour * o.hours * (1 + 1e-12)]
-    if not allowed:
-        raise ValueError(f"no threshold has at most {per_hour} false accepts an hour")
-    return min(allowed, key=lambda point: (point[1].misses, point[1].false_accepts))
+def at_misses(curve: list[Outcome], share: float) -> int | None:
+    """Index of the point with fewest false accepts among those that miss at most this share of the
+    words; None where there is no such point."""
+    allowed = [n for n, o in enumerate(curve) if o.misses <= share * o.words * (1 + 1e-12)]
+    return min(allowed, key=lambda n: (curve[n].false_accepts, curve[n].misses), default=None)
 
 
 def plateau_s(times: np.ndarray, probabilities: np.ndarray, threshold: float, end_s: float) -> float:

@@ -100,9 +100,11 @@ class ClipFeatures:
         """(batch, mels, frames) log-mels without augmentation."""
         return log_mel(self._plain_power(positions), self.front_end)
 
-    def augmented(self, positions: np.ndarray, generator: torch.Generator) -> torch.Tensor:
+    def augmented(
+        self, positions: np.ndarray, generator: torch.Generator, masked: bool = True
+    ) -> torch.Tensor:
         """(batch, mels, frames) log-mels: each clip left alone, in white noise, at a quarter of its
-        amplitude or over background noise, one of the four at random; then the masks."""
+        amplitude or over background noise, one of the four at random; then the masks, if `masked`."""
         kinds = torch.randint(4, (len(positions),), generator=generator, device=generator.device)
         kinds = kinds.cpu().numpy()
         power = self._plain_power(positions)
@@ -115,7 +117,7 @@ class ClipFeatures:
             if len(rows):
                 waveforms = change(self._waveform(self.clips[positions[rows]]))
                 power[torch.from_numpy(rows).to(self.device)] = mel_power(waveforms, self.front_end)
-        return log_mel(mask(power, generator), self.front_end)
+        return log_mel(mask(power, generator) if masked else power, self.front_end)
 
     def _plain_power(self, positions: np.ndarray) -> torch.Tensor:
         missing = np.unique(positions[~self._known[positions]])

@@ -124,7 +124,7 @@ def make(
     """
     from tqdm import tqdm
 
-    root, espeak = Path(root).resolve(), _espeak()
+    root, espeak = Path(root).resolve(), espeak_paths()
     workers = workers or min(os.cpu_count() or 1, 8)  # each makes its own noises first
     # A spawned worker would run the caller's script again, or look for a file named <stdin>. Forking is
     # safe beside torch's threads as workers never touch torch; macOS's own libraries forbid it.
@@ -152,7 +152,7 @@ def draw_speakers(speakers: int, seed: int) -> list[Speaker]:
     while len(drawn) < speakers:
         wanted = {0: 0, 1: 1}.get(len(drawn) % 8, 2)
         name = f"{generator.integers(2**32):08x}"
-        if min(_percentage(name) // 10, 2) == wanted and name not in drawn:
+        if min(percentage(name) // 10, 2) == wanted and name not in drawn:
             drawn[name] = Speaker(
                 name=name,
                 voice=f"{generator.choice(ACCENTS)}+{generator.choice(voices_of[wanted])}",
@@ -169,7 +169,7 @@ def _draw(generator: np.random.Generator, name: str) -> float:
     return generator.uniform(*RANGES[name])
 
 
-def _percentage(name: str) -> float:
+def percentage(name: str) -> float:
     """Where the official split rule places a speaker: below 10 validation, below 20 test."""
     return int(hashlib.sha1(name.encode()).hexdigest(), 16) % 2**27 * (100 / (2**27 - 1))
 
@@ -344,7 +344,7 @@ def babble(espeak: tuple[str, str], generator: np.random.Generator) -> np.ndarra
     return mixed
 
 
-def _espeak() -> tuple[str, str]:
+def espeak_paths() -> tuple[str, str]:
     """Paths of espeak-ng's library and of its data."""
     try:
         import espeakng_loader

@@ -1,18 +1,29 @@
-"""Running speech without the keyword, read by espeak-ng: what single words do not prepare a network for.
+"""Running speech without the keyword: what single words do not prepare a network for.
 
-Speakers of the embedded corpus (`synth`) read sentences of three kinds of words: common ones, made-up
-ones of English syllables, and near misses: the keyword with a letter or two changed. What sounds
-like the keyword anywhere is left out, by espeak-ng's own phonemes. Every speaker has a room and a
-microphone. The same arguments give the same samples.
+Read by espeak-ng, to train on: speakers of the embedded corpus (`synth`) read sentences of three kinds
+of words: common ones, made-up ones of English syllables, and near misses, the keyword with a letter or
+two changed. What sounds like the keyword anywhere is left out, by espeak-ng's own phonemes. Every
+utterance has a room and a microphone. The same arguments give the same samples.
+
+Recorded, to judge on: a folder `continuous_speech` beside the corpus, with a folder of recordings for
+each speaker.
 """
 
 import ctypes
+import hashlib
+import io
+import json
+import os
+import sys
+from _ctypes import dlclose
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import chdir
 from multiprocessing import get_context
+from pathlib import Path
 
 import numpy as np
 
-from . import synth
+from . import checkpoints, data, synth
 
 VERSION = 1  # raise it with every change of code that changes the talk
 COMMON = tuple(
@@ -40,30 +51,54 @@ CODAS = ("", "", "", *str.split("n m l r s t p k d st nd lk ng ft"))
 PAUSE_S = (0.1, 0.8)  # between utterances
 
 
-def read(keyword: str, part: str, minutes: float, seed: int = 0, workers: int | None = None) -> np.ndarray:
-    """(samples,) int16 of talk of at least so many minutes by the speakers of a part ('train',
-    'validation', 'test') of the embedded corpus. `ValueError` where espeak-ng cannot be loaded."""
-    espeak = synth._espeak()
-    share = {"validation": 0, "test": 1}
+def read(keyword: str, part: str, minutes: float, workers: int | None = None) -> np.ndarray:
+    """(samples,) int16 of so many minutes read by the speakers of a part ('train', 'validation',
+    'test') of the embedded corpus; made once and kept in `data/talk/`. `ValueError` where espeak-ng
+    cannot be loaded."""
+    recipe = [VERSION, synth.recipe(), keyword, part, minutes]
+    digest = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:16]
+    path = data.ROOT / "talk" / f"{part}-{digest}.npy"
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError):  # not there, or damaged
+        made, buffer = make(keyword, part, minutes, workers), io.BytesIO()
+    np.save(buffer, made)
+    checkpoints.write_atomic(path, buffer.getvalue())
+    return made
+
+
+def make(keyword: str, part: str, minutes: float, workers: int | None = None) -> np.ndarray:
+    """What `read` keeps."""
+    espeak, code = synth.espeak_paths(), {"validation": 0, "test": 1, "train": 2}[part]
     speakers = [
-        s for s in synth.draw_speakers(synth.SPEAKERS, 0) if share.get(part, 2) == _place(s)
-    ]  # fmt: skip
-    code = {"train": 0, "validation": 1, "test": 2}[part]
+        speaker
+        for speaker in synth.draw_speakers(synth.SPEAKERS, 0)
+        if min(synth.percentage(speaker.name) // 10, 2) == code
+    ]
     wanted, pieces, turn = round(minutes * 60 * synth.SAMPLE_RATE_HZ), [], 0
-    forking = get_context("fork" if synth.sys.platform == "linux" else "spawn")
-    with ProcessPoolExecutor(workers or min(synth.os.cpu_count() or 1, 8), forking) as pool:
+    # As in synth.make: workers never touch torch.
+    context = get_context("fork" if sys.platform == "linux" else "spawn")
+    with ProcessPoolExecutor(workers or min(os.cpu_count() or 1, 8), context) as pool:
         while sum(map(len, pieces)) < wanted:
             jobs = [
-                pool.submit(_utterance, espeak, keyword, speakers[n % len(speakers)], (seed, code, n))
-                for n in range(turn, turn + 64)
+                pool.submit(_utterance, espeak, keyword, speakers[n % len(speakers)], (code, n))
+                for n in range(turn, turn + 16)
             ]
             pieces += [job.result() for job in jobs]
-            turn += 64
+            turn += 16
     return np.concatenate(pieces)[:wanted]
 
 
-def _place(speaker: synth.Speaker) -> int:
-    return min(synth._percentage(speaker.name) // 10, 2)
+def recorded(corpus_root: Path) -> dict[str, np.ndarray]:
+    """Speaker -> (samples,) int16, all recordings of `continuous_speech/SPEAKER/` beside a corpus one
+    after another; {} where there is no such folder. A recording that cannot be used is a `CorpusError`."""
+    folder = Path(corpus_root).parent / "continuous_speech"
+    found = {}
+    for speaker in sorted(p for p in folder.glob("*") if p.is_dir()):
+        paths = sorted(p for p in speaker.iterdir() if p.suffix.lower() in (".wav", ".flac"))
+        if paths:
+            found[speaker.name] = np.concatenate([data.read_clip(path) for path in paths])
+    return found
 
 
 def _utterance(espeak, keyword, speaker, seed) -> np.ndarray:
@@ -127,11 +162,11 @@ def _near_miss(keyword: str, generator: np.random.Generator) -> str:
 
 def phonemes(espeak: tuple[str, str], texts: list[str]) -> list[str]:
     """espeak-ng's phonemes of each text in American English, without stress, length and pauses."""
-    library, data = espeak
+    library, folder = espeak
     engine = ctypes.CDLL(library)
     found = []
     try:
-        with synth.contextlib.chdir(data):
+        with chdir(folder):
             engine.espeak_Initialize(2, 0, b".", 0x8000)
             engine.espeak_SetVoiceByName(b"en-us")
             engine.espeak_TextToPhonemes.restype = ctypes.c_char_p
@@ -143,5 +178,5 @@ def phonemes(espeak: tuple[str, str], texts: list[str]) -> list[str]:
                 found.append("".join(c for c in sound.decode() if c.isalpha() or c in "@#0"))
             engine.espeak_Terminate()
     finally:
-        synth._ctypes.dlclose(engine._handle)
+        dlclose(engine._handle)
     return found

@@ -40,10 +40,10 @@ class Clips:
         self.features, self.labels, self.parts = features, labels, parts
         self.teacher = teacher if teacher is None else teacher.to(features.device).eval()
 
-    def losses(self, network, recipe, draw: np.random.Generator, generator: torch.Generator):
-        """The loss of each optimizer step of an epoch."""
-        for positions in self.batches(recipe, recipe.batch_size, draw):
-            yield self.loss(network, recipe, positions, generator)
+    def losses(self, network, recipe, first_step: int, draw: np.random.Generator, generator):
+        """The loss of each optimizer step of an epoch, which begins with step `first_step`."""
+        for step, positions in enumerate(self.batches(recipe, recipe.batch_size, draw), first_step):
+            yield self.loss(network, recipe, step, positions, generator)
 
     def batches(self, recipe, batch_size: int, draw: np.random.Generator):
         """Positions of training clips, (batch,) at a time."""
@@ -51,10 +51,10 @@ class Clips:
         for batch in data.balanced_batches(self.labels[train], batch_size, recipe.epoch_steps, draw):
             yield train[batch]
 
-    def loss(self, network, recipe, positions: np.ndarray, generator: torch.Generator) -> torch.Tensor:
+    def loss(self, network, recipe, step: int, positions: np.ndarray, generator) -> torch.Tensor:
         if (self.teacher is None) != (recipe.temperature is None):
             raise ValueError("a teacher and a temperature go together")
-        log_mels = self.features.augmented(positions, generator)
+        log_mels = self.features.augmented(positions, generator, masked=recipe.masked_at(step))
         labels = torch.from_numpy(self.labels[positions]).to(log_mels.device)
         logits = network(log_mels)
         if self.teacher is None:
@@ -104,21 +104,23 @@ class Tracks:
         self.clips, self.sources, self.share = clips, sources, share or Share()
         self.features, self.labels, self.parts = clips.features, clips.labels, clips.parts
 
-    def losses(self, network, recipe, draw: np.random.Generator, generator: torch.Generator):
+    def losses(self, network, recipe, first_step: int, draw: np.random.Generator, generator):
         state = None
-        for positions in self.clips.batches(recipe, self.share.clips, draw):
-            of_clips = self.clips.loss(network, recipe, positions, generator)
-            of_tracks, state = self._loss(network, recipe, state, draw)
+        for step, positions in enumerate(self.clips.batches(recipe, self.share.clips, draw), first_step):
+            of_clips = self.clips.loss(network, recipe, step, positions, generator)
+            of_tracks, state = self._loss(network, state, draw)
             yield (of_clips + of_tracks) / 2
 
-    def _loss(self, network, recipe, state, draw) -> tuple[torch.Tensor, torch.Tensor]:
+    def _loss(self, network, state, draw) -> tuple[torch.Tensor, torch.Tensor]:
         share, a = self.share, network.architecture
         samples = round(share.seconds * tracks.RATE_HZ)
         made = [tracks.training_track(self.sources, share.mix, samples, draw) for _ in range(share.tracks)]
         audio = torch.from_numpy(np.stack([track for track, _ in made])).to(self.features.device)
         wanted = np.stack([tracks.targets(words, a, samples)[a.steps - 1 :] for _, words in made])
         wanted = torch.from_numpy(wanted).to(audio.device)
-        log_mels = features.log_mel(features.mel_power(audio, a.front_end), a.front_end)
+        heard = np.stack([tracks.microphone(a.front_end.mels, draw) for _ in made])[..., None]
+        power = features.mel_power(audio, a.front_end) * torch.from_numpy(np.exp(heard)).to(audio.device)
+        log_mels = features.log_mel(power, a.front_end)
         carried, state = network.carried(log_mels, state)
         windows = network.windows(log_mels, share.window_every)
         loss = 0

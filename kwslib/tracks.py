@@ -14,15 +14,20 @@ from .architecture import Architecture
 
 RATE_HZ = 16000
 FADE = 80  # samples, of every cut
+PACE = (0.87, 1.15)  # of pieces of training tracks; time and, inversely, all frequencies
+TILT, BEND = 1.2, 0.8  # largest change of the log-mel power by a microphone, at the ends and in the middle
 _FRAME = 160
 
 
 @dataclass(frozen=True)
 class Track:
-    """samples: (samples,) int16; words: (words, 2) seconds at which the keyword begins and ends."""
+    """samples: (samples,) int16; words: (words, 2) seconds at which the keyword begins and ends; clips:
+    (clips,) samples at which whole clips begin, and labels: (clips,) 1 for the keyword's."""
 
     samples: np.ndarray
     words: np.ndarray
+    clips: np.ndarray
+    labels: np.ndarray
 
     @property
     def hours(self) -> float:
@@ -105,10 +110,10 @@ def training_track(
         if generator.random() < mix.keyword:
             clip = sources.keyword[generator.integers(len(sources.keyword))]
             begin, end = sources.spans[clip]
-            piece = sources.clips[clip][begin:end]
+            piece = paced(sources.clips[clip][begin:end], generator)
             words.append((at / RATE_HZ, (at + len(piece)) / RATE_HZ))
         else:
-            piece = _other_piece(sources, mix, generator)
+            piece = paced(_other_piece(sources, mix, generator), generator)
         lay(track, piece * np.float32(10 ** (generator.uniform(-8, 4) / 20) / 32768), at)
         at += len(piece)
     level = np.sqrt(np.mean(track**2)) + 1e-4
@@ -122,6 +127,23 @@ def training_track(
     track += level * np.float32(10 ** (-generator.uniform(5, 30) / 20)) * noise
     track *= np.float32(10 ** (generator.uniform(-14, 3) / 20))
     return np.clip(track, -1, 1), np.array(words).reshape(-1, 2)
+
+
+def paced(piece: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """(samples,) float32: said faster and higher, or slower and lower, by interpolation (speed
+    perturbation, Ko et al. 2015): a handful of speakers becomes many."""
+    pace = generator.uniform(*PACE)
+    if not len(piece):
+        return piece.astype(np.float32)
+    places = np.arange(0, len(piece) - 1, pace)
+    return np.interp(places, np.arange(len(piece)), piece).astype(np.float32)
+
+
+def microphone(mels: int, generator: np.random.Generator) -> np.ndarray:
+    """(mels,) float32 to be added to log-mels: a tilted and bent frequency response."""
+    place = np.linspace(-1, 1, mels, dtype=np.float32)
+    tilt, bend = generator.uniform(-TILT, TILT), generator.uniform(-BEND, BEND)
+    return tilt * place + bend * (1 - 2 * place**2)
 
 
 def _other_piece(sources: Sources, mix: Mix, generator: np.random.Generator) -> np.ndarray:
@@ -165,7 +187,8 @@ def clip_stream(
     `snr_db` under the mean power of the clips' words."""
     generator = np.random.default_rng([seed, 17])
     samples = round(hours * 3600 * RATE_HZ)
-    track, words, at, next_keyword = np.zeros(samples, np.float32), [], 0, keyword_every_s * RATE_HZ / 2
+    track, words, laid = np.zeros(samples, np.float32), [], []
+    at, next_keyword = 0, keyword_every_s * RATE_HZ / 2
     decks = {True: _deck(sources.keyword, generator), False: _deck(sources.others, generator)}
     powers = []
     while True:
@@ -177,12 +200,27 @@ def clip_stream(
         begin, end = sources.spans[clip]
         lay(track, sources.clips[clip] * np.float32(gain / 32768), at)
         powers.append(np.mean((track[at + begin : at + end]) ** 2))
+        laid.append((at, int(is_keyword)))
         if is_keyword:
             words.append(((at + begin) / RATE_HZ, (at + end) / RATE_HZ))
             next_keyword += keyword_every_s * RATE_HZ
         at += sources.clips.shape[1] + int(generator.uniform(0, 1) * RATE_HZ)
+    if not powers:
+        raise ValueError(f"a stream of {hours} hours is too short for a clip")
     _lay_noise(track, sources.background, np.sqrt(np.mean(powers)), snr_db, generator)
-    return Track(_rounded(track), np.array(words).reshape(-1, 2))
+    return _track(track, words, laid)
+
+
+def between_words(sources: Sources, seed: int) -> Track:
+    """Every clip of the keyword as it is, between two clips of other words."""
+    generator = np.random.default_rng([seed, 18])
+    others, order = _deck(sources.others, generator), []
+    for clip in sources.keyword:
+        order += [next(others), clip, next(others)]
+    at = np.arange(1, len(order), 3) * sources.clips.shape[1]
+    words = (at[:, None] + sources.spans[sources.keyword]) / RATE_HZ
+    laid = [(n * sources.clips.shape[1], int(n % 3 == 1)) for n in range(len(order))]
+    return _track(sources.clips[order].reshape(-1) / np.float32(32768), words, laid)
 
 
 def mixed_stream(
@@ -202,7 +240,7 @@ def mixed_stream(
         level = np.sqrt(np.mean(around**2) / max(np.mean(word**2), 1e-9)) * 10 ** (over_db / 20)
         lay(track, word * np.float32(level), at)
         words.append((at / RATE_HZ, (at + len(word)) / RATE_HZ))
-    return Track(_rounded(track), np.array(words).reshape(-1, 2))
+    return _track(track, words, [])
 
 
 def _deck(clips: np.ndarray, generator: np.random.Generator):
@@ -226,5 +264,8 @@ def _lay_noise(track, background, level, snr_db, generator) -> None:
         under += np.float32(level * 10 ** (-snr / 20)) * noise
 
 
-def _rounded(track: np.ndarray) -> np.ndarray:
-    return np.clip(np.round(track * 32767), -32768, 32767).astype(np.int16)
+def _track(track: np.ndarray, words, laid: list[tuple[int, int]]) -> Track:
+    clips, labels = np.array(laid, int).reshape(-1, 2).T
+    np.multiply(track, 32768, out=track)
+    samples = np.clip(np.round(track, out=track), -32768, 32767, out=track).astype(np.int16)
+    return Track(samples, np.array(words).reshape(-1, 2), clips, labels)

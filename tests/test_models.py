@@ -81,3 +81,31 @@ def test_weights_of_another_shape_are_refused(tmp_path):
     with pytest.raises(checkpoints.CheckpointError, match="by its description") as caught:
         models.load(path)
     assert "\n" not in str(caught.value)
+
+
+def test_windows_are_the_seconds_of_a_recording():
+    network = models.build(ARCHITECTURES["student3"], 1).eval()
+    log_mels = torch.randn(2, 40, 101 + 8 * 6, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        found = network.windows(log_mels, every=3)
+        alone = [network(log_mels[:, :, start : start + 101]) for start in (0, 24, 48)]
+    # float32 sums in another order
+    torch.testing.assert_close(found, torch.stack(alone, 1), rtol=0, atol=1e-5)
+
+
+def test_carried_goes_on_from_its_state():
+    """A recording at once, and in two parts with the state handed on: the same at every step whose
+    second lies in the second part; without the state it is not."""
+    network = models.build(ARCHITECTURES["student3"], 1).eval()
+    log_mels = torch.randn(2, 40, 20 + 8 * 39, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        whole, last = network.carried(log_mels)
+        _, state = network.carried(log_mels[:, :, : 20 + 8 * 19])
+        second = log_mels[:, :, 8 * 20 :]
+        found, end = network.carried(second, state)
+        without, _ = network.carried(second)
+    assert whole.shape == (2, 30, 2) and found.shape == (2, 10, 2)
+    # float32 sums in another order
+    torch.testing.assert_close(found, whole[:, -10:], rtol=0, atol=1e-5)
+    torch.testing.assert_close(end, last, rtol=0, atol=1e-5)
+    assert (without[:, 0] - found[:, 0]).abs().max() > 1e-5

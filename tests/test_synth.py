@@ -34,7 +34,7 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def espeak():
-    return synth._espeak()
+    return synth.espeak_paths()
 
 
 def say(espeak, speaker, folder="sheila"):

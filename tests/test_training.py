@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from kwslib import data, metrics, models, training
+from kwslib import data, metrics, models, tasks, training
 from kwslib.architecture import ARCHITECTURES, Architecture
 from kwslib.features import ClipFeatures
-from kwslib.training import Recipe, distillation_loss, train
+from kwslib.training import Recipe, train
 
 SMALL = Architecture(channels=2, hidden=4)
 SHORT = Recipe(epochs=3, epoch_steps=3, batch_size=16)
@@ -26,24 +26,25 @@ class Trainer:
     def __init__(self, corpus, folder):
         self.corpus, self.resume = corpus, folder / "resume.safetensors"
         self.labels, self.parts = corpus.labels("sheila"), data.split(corpus, "sheila")
-        self.epochs, self.batches, self.fail_at_batch = [], 0, None
+        self.epochs, self.masked, self.batches, self.fail_at_batch = [], [], 0, None
 
     def features(self):
         background = list(self.corpus.background.values())
         found = ClipFeatures(self.corpus.clips, background, SMALL.front_end, digest=self.corpus.digest)
         augmented = found.augmented
 
-        def counted(positions, generator):
+        def counted(positions, generator, masked=True):
             if self.batches == self.fail_at_batch:
                 raise KilledError
             self.batches += 1
-            return augmented(positions, generator)
+            self.masked.append(masked)
+            return augmented(positions, generator, masked)
 
         found.augmented = counted
         return found
 
     def __call__(self, recipe=SHORT, seed=0, labels=None, progress=None, fail_at_batch=None, **options):
-        self.epochs, self.batches, self.fail_at_batch = [], 0, fail_at_batch
+        self.epochs, self.masked, self.batches, self.fail_at_batch = [], [], 0, fail_at_batch
 
         def note(row):
             self.epochs.append(row["epoch"])
@@ -52,8 +53,8 @@ class Trainer:
 
         labels = self.labels if labels is None else labels
         model = options.pop("model", None) or models.build(SMALL, seed)
-        return train(model, self.features(), labels, self.parts, recipe, seed, self.resume,
-                     progress=note, **options)  # fmt: skip
+        task = tasks.Clips(self.features(), labels, self.parts, options.pop("teacher", None))
+        return train(model, task, recipe, seed, self.resume, progress=note, **options)
 
 
 @pytest.fixture
@@ -154,6 +155,15 @@ def test_folding_moves_centring_into_the_convolution():
     # sums of 100 products of size 10 in float32, in another order
     torch.testing.assert_close(network(log_mels), wanted, rtol=0, atol=1e-4)
     assert (unfolded - wanted).abs().max() > 1e-2  # the control: it does something
+
+
+def test_unfolding_undoes_folding():
+    network, before = models.build(SMALL, 3), models.build(SMALL, 3)
+    training.fold_input(network)
+    assert not torch.allclose(network.convolution.bias, before.convolution.bias)  # the control
+    training.unfold_input(network)
+    for name, value in before.state_dict().items():
+        torch.testing.assert_close(network.state_dict()[name], value, rtol=0, atol=1e-6)  # rounding twice
 
 
 def test_history_is_of_the_network_that_is_returned(trainer):
@@ -295,28 +305,6 @@ def test_label_share_one_is_training_on_labels(trainer, elsewhere, teacher):
     assert not same_weights(on_labels, elsewhere(replace(DISTILLED, label_share=0.5), teacher=teacher))
 
 
-@pytest.mark.parametrize("temperature", [1.0, 10.0, 30.0])
-def test_distillation_loss_is_the_formula(temperature):
-    generator = np.random.default_rng(0)
-    student, teacher = generator.normal(0, 3, (7, 2)), generator.normal(0, 3, (7, 2))
-
-    def softened(logits):
-        powers = np.exp(logits / temperature)
-        return powers / powers.sum(1, keepdims=True)
-
-    p, q = softened(teacher), softened(student)
-    wanted = temperature**2 * np.sum(p * np.log(p / q)) / 7  # a mean over clips, not over classes too
-    ours = distillation_loss(torch.tensor(student), torch.tensor(teacher), temperature)
-    assert ours.item() == pytest.approx(wanted, rel=1e-10)  # float64; logs of numbers near 1 cancel
-
-
-def test_distillation_loss_of_equals_is_zero():
-    logits = torch.tensor([[1.0, -2.0], [0.5, 0.5]])
-    assert distillation_loss(logits, logits, 5.0).item() == 0
-    assert distillation_loss(logits + 3, logits, 5.0).item() == pytest.approx(0, abs=1e-5)  # 25 x 1e-7
-    assert distillation_loss(logits.flip(1), logits, 5.0).item() > 0.1
-
-
 # Recipes
 
 
@@ -347,6 +335,13 @@ def test_a_constant_rate_is_constant():
     assert {recipe.rate_at(step) for step in range(10)} == {3e-4}
     with pytest.raises(ValueError, match=r"'linear'.*one-cycle or constant"):
         replace(recipe, schedule="linear").rate_at(0)
+
+
+def test_the_last_steps_are_not_masked(trainer):
+    trainer(replace(SHORT, unmasked=0.3))  # 9 steps, the last 2.7
+    assert trainer.masked == [True] * 7 + [False] * 2
+    trainer(SHORT)
+    assert all(trainer.masked)
 
 
 def test_recipes_follow_the_study():

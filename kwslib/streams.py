@@ -1,0 +1,296 @@
+"""A run's networks on continuous audio: trained for it, and judged on it.
+
+What is judged on is made of the part that the run reports (see `experiments`), and of running speech
+that no training and no choice has heard. Detectors are chosen on the part that thresholds are chosen on.
+"""
+
+import json
+import os
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, reduce
+from itertools import product
+from multiprocessing import get_context
+from operator import add
+from pathlib import Path
+
+import numpy as np
+
+from . import data, events, models, runs, talk, tasks, tracks, training
+from .events import Detector, Outcome
+from .experiments import Experiment, Trained
+from .streaming import MODES, Stream
+
+STREAMED = "-stream"  # a network trained on clips, then on continuous audio: baseline-stream
+MISSES = (0.02, 0.05, 0.10, 0.20)
+OVER_DB = (20.0, 10.0, 5.0)
+GRID = {"smoothing": (1, 2, 3, 5), "release": (0.3, 0.6, 0.9), "refractory_s": (0.5, 1.0)}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much audio a profile affords."""
+
+    talk_minutes: float  # read by espeak-ng, to train on
+    hours: float  # of each of the streams made of clips
+    seeds: int  # of them
+    choose_hours: float  # of the stream that detectors are chosen on
+    read_minutes: float  # of talk to judge on, where none is recorded
+
+
+PLANS = {
+    "smoke": Plan(0.3, 0.03, 2, 0.03, 0.3),
+    "quick": Plan(10, 0.5, 5, 0.5, 10),
+    "full": Plan(40, 3, 5, 2, 30),
+}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A DET curve: thresholds, ascending, and the outcome at each."""
+
+    thresholds: np.ndarray
+    outcomes: list[Outcome]
+
+    def to_json(self) -> list[dict]:
+        keep = ("misses", "words", "false_accepts", "hours")
+        return [
+            {"threshold": float(t)} | {name: getattr(o, name) for name in keep}
+            for t, o in zip(self.thresholds, self.outcomes, strict=True)
+        ]
+
+    def at(self, index: int) -> dict:
+        return {"threshold": float(self.thresholds[index])} | self.outcomes[index].to_json()
+
+
+class Streams:
+    """An experiment's audio, laid end to end."""
+
+    def __init__(self, experiment: Experiment):
+        self.experiment = experiment
+        self.plan = PLANS[experiment.run.parameters.profile]
+
+    @cached_property
+    def spans(self) -> np.ndarray:
+        return tracks.spans(self.experiment.corpus.clips)
+
+    def sources(self, part: str, speech: np.ndarray | None = None) -> tracks.Sources:
+        """What tracks of a part's clips are made of; speech: running speech to go with them."""
+        e, clips = self.experiment, self.experiment.parts[part]
+        return tracks.Sources(
+            clips=e.corpus.clips,
+            spans=self.spans,
+            keyword=clips[e.labels[clips] == 1],
+            others=clips[e.labels[clips] == 0],
+            background=tuple(e.corpus.background.values()),
+            talk=np.zeros(0, np.int16) if speech is None else speech,
+        )
+
+    # Training
+
+    def train(self, setting: str, share: tasks.Share | None = None, name: str | None = None) -> Trained:
+        """Trains a setting of this run further, on continuous tracks, and saves it as `name`, by default
+        SETTING-stream. `tasks.Share` says what the tracks are made of."""
+        e, p = self.experiment, self.experiment.run.parameters
+        name, recipe = name or setting + STREAMED, training.recipe(training.STREAM, p.profile)
+        if share is None:
+            share = tasks.Share(clips=8, tracks=2) if p.profile == "smoke" else tasks.Share()
+        model = models.load(e.run.needed("checkpoints", setting, "safetensors"))
+        training.unfold_input(model)
+        speech = talk.read(p.keyword, "train", self.plan.talk_minutes)
+        clips = tasks.Clips(e.features, e.labels, e.parts)
+        result = training.train(
+            model,
+            tasks.Tracks(clips, self.sources("train", speech), share),
+            recipe,
+            p.seed,
+            e.run.resume(name),
+            keep="last",  # validation clips say nothing of running speech
+            progress=lambda row: training.print_epoch(name, row, recipe.epochs),
+        )
+        models.save(e.run.checkpoint(name), result.model)
+        e.run.write_history(name, result.history)
+        return Trained(result.model, result.epoch, e.run.history(name))
+
+    # Audio to judge on
+
+    def stream(self, seed: int) -> tracks.Track:
+        """Hours of the reported clips; the keyword at known times."""
+        return tracks.clip_stream(self.sources(self.experiment.part), self.plan.hours, seed)
+
+    @cached_property
+    def keywords(self) -> tracks.Track:
+        """Every reported clip of the keyword between two others."""
+        return tracks.between_words(self.sources(self.experiment.part), 0)
+
+    @cached_property
+    def speech(self) -> tuple[str, np.ndarray]:
+        """Running speech that no training has heard: 'recorded' beside the corpus, else 'read'."""
+        found = talk.recorded(self.experiment.corpus.root)
+        if found:
+            return "recorded", np.concatenate(list(found.values()))
+        keyword = self.experiment.run.parameters.keyword
+        return "read", talk.read(keyword, "test", self.plan.read_minutes)
+
+    # Judging
+
+    def choose(self, settings: list[str]) -> dict[tuple[str, str], tuple[Detector, dict]]:
+        """(setting, mode) -> detector, and misses of every one tried: smoothing, release and refractory
+        time with the fewest misses, summed over the rates of false accepts that are reported, on a
+        stream of the part that choices are made on; its threshold the one for one false accept an hour."""
+        source = self.sources(self.experiment.chosen_on)
+        track = tracks.clip_stream(source, self.plan.choose_hours, seed=1000)
+        chosen = {}
+        for key, (times, probabilities) in self.hear(settings, track.samples).items():
+            tried = {}
+            for values in product(*GRID.values()):
+                detector = Detector(**dict(zip(GRID, values, strict=True)))
+                smoothed = detector.smoothed(probabilities)
+                at = events.thresholds([smoothed], 60)
+                curve = events.det(times, smoothed, track.words, track.hours, detector, at)
+                misses = sum(curve[events.at_rate(curve, r)].misses for r in events.RATES_PER_H)
+                tried[values] = misses, float(at[events.at_rate(curve, 1.0)])
+            best = min(tried, key=lambda values: tried[values][0])
+            detector = Detector(tried[best][1], *best)
+            chosen[key] = (
+                detector,
+                {"grid": [[*v, m] for v, (m, _) in tried.items()], "words": len(track.words)},
+            )
+        return chosen
+
+    def judge(self, settings: list[str]) -> None:
+        """Judges settings in both modes on everything; writes `streams/SETTING-MODE.json`."""
+        from tqdm import tqdm
+
+        chosen = self.choose(settings)
+        keys = list(chosen)
+        curves, offline = {key: [] for key in keys}, {setting: [] for setting in settings}
+        heard, made = {key: [] for key in keys}, []
+        for seed in tqdm(range(self.plan.seeds), "streams", disable=None):
+            track = self.stream(seed)
+            for key, rows in self.hear(settings, track.samples).items():
+                heard[key].append((rows[0], chosen[key][0].smoothed(rows[1])))
+            for setting in settings:
+                offline[setting].append(self._offline(setting, track))
+            made.append((track.words, track.hours))
+        kind, speech = self.speech
+        on_speech, on_keywords = self.hear(settings, speech), self.hear(settings, self.keywords.samples)
+        source = self.sources(self.experiment.part)
+        mixed = {db: tracks.mixed_stream(speech, source, 0, db) for db in OVER_DB}
+        on_mixed = {db: self.hear(settings, track.samples) for db, track in mixed.items()}
+        for key in keys:
+            detector, tried = chosen[key]
+            at = events.thresholds(smoothed for _, smoothed in heard[key])
+            curves = [
+                Curve(at, events.det(times, smoothed, words, hours, detector, at))
+                for (times, smoothed), (words, hours) in zip(heard[key], made, strict=True)
+            ]
+            pooled = Curve(
+                at, [reduce(add, of_seeds) for of_seeds in zip(*(c.outcomes for c in curves), strict=True)]
+            )
+            self._write(
+                key,
+                detector=asdict(detector) | tried,
+                clips=self._on_clips(curves, pooled, detector, heard[key], made, offline[key[0]]),
+                speech={"kind": kind} | self._on_speech(detector, on_speech[key], on_keywords[key], len(speech)),
+                mixed={
+                    str(round(db)): self._outcome(detector, *on_mixed[db][key], mixed[db].words, 0.0).to_json()
+                    for db in OVER_DB
+                },
+            )  # fmt: skip
+
+    def hear(self, settings: list[str], samples: np.ndarray) -> dict[tuple[str, str], tuple]:
+        """(setting, mode) -> times and probabilities, (steps,) each, of samples (samples,) int16, by the
+        streaming engine; as many processes as cores."""
+        keys = list(product(settings, MODES))
+        paths = [self.experiment.run.needed("checkpoints", s, "safetensors") for s, _ in keys]
+        # As in synth.make: workers never touch torch.
+        context = get_context("fork" if sys.platform == "linux" else "spawn")
+        workers = min(len(keys), os.cpu_count() or 1)
+        with ProcessPoolExecutor(workers, context, initializer=_keep, initargs=(samples,)) as pool:
+            heard = pool.map(_hear, paths, [mode for _, mode in keys])
+            return {key: tuple(rows.T) for key, rows in zip(keys, heard, strict=True)}
+
+    def result(self, setting: str, mode: str) -> dict:
+        """What `judge` wrote, or `MissingStageError`."""
+        return json.loads(self.experiment.run.needed("streams", f"{setting}-{mode}", "json").read_text())
+
+    def _write(self, key: tuple[str, str], **values) -> None:
+        setting, mode = key
+        path = self.experiment.run.folder / "streams" / f"{setting}-{mode}.json"
+        runs.write_json(path, {"schema": 1, "setting": setting, "mode": mode, **values})
+
+    def _on_clips(self, curves, pooled, detector, heard, made, offline) -> dict:
+        """Results on the streams made of clips: DET, its points at the reported rates with the spread
+        over streams, what offline scoring misses there, and what the chosen detector does."""
+        rates = {}
+        for rate in events.RATES_PER_H:
+            index = events.at_rate(pooled.outcomes, rate)
+            each = [c.outcomes[events.at_rate(c.outcomes, rate)] for c in curves]
+            words = sum(len(labels) and int(labels.sum()) for labels, _, _ in offline)
+            missed = _missed_offline(offline, rate)
+            rates[str(rate)] = pooled.at(index) | {
+                "miss_rate_of_each": [o.misses / o.words for o in each],
+                "offline_miss_rate": missed / words,
+            }
+        at_chosen = [
+            self._outcome(detector, times, None, words, hours, smoothed)
+            for (times, smoothed), (words, hours) in zip(heard, made, strict=True)
+        ]
+        return {
+            "streams": len(curves),
+            "det": pooled.to_json(),
+            "det_of_each": [c.to_json() for c in curves],
+            "at_rate": rates,
+            "chosen": reduce(add, at_chosen).to_json(),
+        }
+
+    def _on_speech(self, detector, on_speech, on_keywords, samples: int) -> dict:
+        """False accepts on running speech over misses of the keyword between two words."""
+        smoothed = detector.smoothed(on_speech[1]), detector.smoothed(on_keywords[1])
+        hours, words = samples / tracks.RATE_HZ / 3600, self.keywords.words
+        at = np.union1d(events.thresholds(smoothed[:1], 200), events.thresholds(smoothed[1:], 200))
+        false = events.det(on_speech[0], smoothed[0], np.zeros((0, 2)), hours, detector, at)
+        missed = events.det(on_keywords[0], smoothed[1], words, 0.0, detector, at)
+        curve = Curve(at, [f + replace(m, false_accepts=0) for f, m in zip(false, missed, strict=True)])
+        reached = {}
+        for share in MISSES:
+            index = events.at_misses(curve.outcomes, share)
+            reached[str(share)] = None if index is None else curve.at(index)
+        chosen = self._outcome(detector, on_speech[0], None, np.zeros((0, 2)), hours, smoothed[0])
+        return {"det": curve.to_json(), "at_misses": reached, "chosen": chosen.to_json()}
+
+    @staticmethod
+    def _outcome(detector, times, probabilities, words, hours, smoothed=None) -> Outcome:
+        smoothed = detector.smoothed(probabilities) if smoothed is None else smoothed
+        return events.outcome(times[detector.find(times, smoothed)], words, hours)
+
+    def _offline(self, setting: str, track: tracks.Track) -> tuple[np.ndarray, np.ndarray, float]:
+        """Labels and scores of the clips on a track, each scored alone where it lies; and the hours."""
+        model, length = self.experiment.load(setting), data.CLIP_SAMPLES
+        clips = np.lib.stride_tricks.sliding_window_view(track.samples, length)[track.clips]
+        features = type(self.experiment.features)(clips, [], model.architecture.front_end)
+        scores = training.probabilities(model, features, np.arange(len(clips)))
+        return track.labels, scores, track.hours
+
+
+def _missed_offline(offline, rate: float) -> int:
+    """Keywords that offline scoring of the clips misses with at most so many false accepts an hour."""
+    labels, scores = (np.concatenate([of[n] for of in offline]) for n in (0, 1))
+    allowed = int(rate * sum(hours for *_, hours in offline) * (1 + 1e-12))
+    others = np.sort(scores[labels == 0])[::-1]
+    threshold = others[allowed] if allowed < len(others) else -1.0
+    return int(np.sum(scores[labels == 1] <= threshold))
+
+
+_samples = np.zeros(0, np.int16)  # what a worker hears
+
+
+def _keep(samples: np.ndarray) -> None:
+    global _samples
+    _samples = samples
+
+
+def _hear(path: Path, mode: str) -> np.ndarray:
+    return Stream.load(path, mode).hear(_samples, chunk=16000)

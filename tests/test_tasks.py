@@ -1,0 +1,127 @@
+import hashlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from kwslib import data, models, tasks, tracks, training
+from kwslib.architecture import Architecture
+from kwslib.features import ClipFeatures
+from kwslib.tasks import distillation_loss, step_loss
+from kwslib.training import Recipe
+
+SMALL = Architecture(channels=2, hidden=4)
+SHORT = Recipe(epochs=2, epoch_steps=3, batch_size=8)
+FEW = tasks.Share(clips=8, tracks=3, seconds=2.0)
+
+
+@pytest.fixture
+def clips(corpus):
+    background = list(corpus.background.values())
+    features = ClipFeatures(corpus.clips, background, SMALL.front_end, digest=corpus.digest)
+    return tasks.Clips(features, corpus.labels("sheila"), data.split(corpus, "sheila"))
+
+
+@pytest.fixture
+def sources(corpus, clips):
+    train = clips.parts["train"]
+    labels = clips.labels[train]
+    talk = np.random.default_rng(0).normal(0, 2000, 80000).astype(np.int16)
+    spans = tracks.spans(corpus.clips)
+    background = list(corpus.background.values())
+    return tracks.Sources(corpus.clips, spans, train[labels == 1], train[labels == 0], background, talk)
+
+
+def digest_of(task):
+    digest = hashlib.sha256()
+    task.add_to(digest)
+    return digest.hexdigest()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 10.0, 30.0])
+def test_distillation_loss_is_the_formula(temperature):
+    generator = np.random.default_rng(0)
+    student, teacher = generator.normal(0, 3, (7, 2)), generator.normal(0, 3, (7, 2))
+
+    def softened(logits):
+        powers = np.exp(logits / temperature)
+        return powers / powers.sum(1, keepdims=True)
+
+    p, q = softened(teacher), softened(student)
+    wanted = temperature**2 * np.sum(p * np.log(p / q)) / 7  # a mean over clips, not over classes too
+    ours = distillation_loss(torch.tensor(student), torch.tensor(teacher), temperature)
+    assert ours.item() == pytest.approx(wanted, rel=1e-10)  # float64; logs of numbers near 1 cancel
+
+
+def test_distillation_loss_of_equals_is_zero():
+    logits = torch.tensor([[1.0, -2.0], [0.5, 0.5]])
+    assert distillation_loss(logits, logits, 5.0).item() == 0
+    assert distillation_loss(logits + 3, logits, 5.0).item() == pytest.approx(0, abs=1e-5)  # 25 x 1e-7
+    assert distillation_loss(logits.flip(1), logits, 5.0).item() > 0.1
+
+
+# Tracks
+
+
+def test_tracks_train_repeatably_and_the_network_changes(clips, sources, tmp_path):
+    def weights(name):
+        task = tasks.Tracks(clips, sources, FEW)
+        result = training.train(models.build(SMALL, 0), task, SHORT, 0, tmp_path / name, keep="last")
+        assert all(np.isfinite(row["loss"]) for row in result.history)
+        return torch.cat([value.flatten() for value in result.model.state_dict().values()])
+
+    first = weights("a")
+    assert torch.equal(first, weights("b"))
+    untrained = models.build(SMALL, 0)
+    training.fold_input(untrained)
+    assert not torch.equal(first, torch.cat([v.flatten() for v in untrained.state_dict().values()]))
+
+
+def test_the_state_goes_on_from_batch_to_batch(clips, sources):
+    """What the network is given as the GRU's state is what it left behind a batch before."""
+    network, given, left = training.Centred(models.build(SMALL, 0)), [], []
+    carried = network.carried
+
+    def noted(log_mels, state=None):
+        given.append(state)
+        logits, after = carried(log_mels, state)
+        left.append(after.detach().clone())
+        return logits, after
+
+    network.carried = noted
+    task = tasks.Tracks(clips, sources, FEW)
+    for loss in task.losses(network, SHORT, 0, np.random.default_rng(0), torch.Generator().manual_seed(0)):
+        assert loss.requires_grad
+    assert given[0] is None
+    assert all(torch.equal(one, two) for one, two in zip(given[1:], left[:-1], strict=True))
+    assert not any(state.requires_grad for state in given[1:])  # no gradient through all of time
+    assert left[0].abs().max() > 0
+
+
+def test_what_tracks_are_made_of_is_in_their_digest(clips, sources):
+    base = digest_of(tasks.Tracks(clips, sources, FEW))
+    assert digest_of(tasks.Tracks(clips, sources, FEW)) == base
+    assert digest_of(clips) != base
+    assert digest_of(tasks.Tracks(clips, sources, replace(FEW, hardest=0.2))) != base
+    assert digest_of(tasks.Tracks(clips, sources, replace(FEW, mix=tracks.Mix(talk=0.1)))) != base
+    assert digest_of(tasks.Tracks(clips, replace(sources, talk=sources.talk[:-1]), FEW)) != base
+
+
+def test_step_loss_by_hand():
+    """Three steps of the keyword, four of others, one not asked: cross entropies by hand."""
+    logits = torch.zeros(1, 8, 2)
+    logits[0, :, 1] = torch.tensor([2.0, 0.0, 1.0, -3.0, 4.0, -1.0, 0.0, 9.0])
+    labels = torch.tensor([[1, 1, 1, 0, 0, 0, 0, -1]])
+    softplus = torch.nn.functional.softplus
+    keyword = softplus(-torch.tensor([2.0, 0.0, 1.0])).mean()
+    others = softplus(torch.tensor([-3.0, 4.0, -1.0, 0.0]))
+    assert step_loss(logits, labels, 0.0).item() == pytest.approx(
+        ((keyword + others.mean()) / 2).item(), rel=1e-6
+    )
+    with_worst = (others.mean() + others[1]) / 2  # the hardest quarter of four is one
+    assert step_loss(logits, labels, 0.25).item() == pytest.approx(
+        ((keyword + with_worst) / 2).item(), rel=1e-6
+    )
+    alone = step_loss(logits, torch.where(labels == 1, -1, labels), 0.0)
+    assert alone.item() == pytest.approx((others.mean() / 2).item(), rel=1e-6)

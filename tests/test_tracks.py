@@ -1,0 +1,152 @@
+import numpy as np
+import pytest
+
+from kwslib import tracks
+from kwslib.architecture import ARCHITECTURES
+from kwslib.tracks import Mix, Sources, between_words, clip_stream, mixed_stream, targets, training_track
+
+BASELINE = ARCHITECTURES["baseline"]
+
+
+@pytest.fixture(scope="module")
+def sources():
+    """Clips of a constant each, so that what lies where can be read off: the keyword's 100 and 200,
+    others' 1000 and 2000, a word between 0.2 and 0.6 s."""
+    clips = np.zeros((4, 16000), np.int16)
+    for number, level in enumerate((100, 200, 1000, 2000)):
+        clips[number, 3200:9600] = level
+    spans = np.tile([3200, 9600], (4, 1))
+    talk = np.full(100000, 5000, np.int16)
+    return Sources(clips, spans, np.array([0, 1]), np.array([2, 3]), (), talk)
+
+
+def test_word_span_finds_a_word_in_noise():
+    generator = np.random.default_rng(0)
+    clip = generator.normal(0, 50, 16000)
+    clip[4000:9000] += 3000 * np.sin(np.arange(5000) * 0.3)
+    begin, end = tracks.word_span(clip.astype(np.int16))
+    assert 3400 <= begin <= 4000 and 9000 <= end <= 9640  # frames of 10 ms, 30 ms more on both sides
+
+
+def test_word_span_of_silence_is_the_whole_clip():
+    assert tracks.word_span(np.zeros(16000, np.int16)) == (0, 16000)
+    assert tracks.word_span(np.full(16000, 7, np.int16)) == (0, 16000)
+
+
+def test_targets_are_of_the_last_second():
+    """A word from 2.0 to 2.4 s: asked for at steps whose last second holds all of it."""
+    wanted = targets(np.array([[2.0, 2.4]]), BASELINE, 5 * 16000)
+    stop = (np.arange(len(wanted)) * 8 + 19) * 0.01
+    start = stop - 0.99
+    assert np.array_equal(wanted == 1, (stop >= 2.4 - 1e-9) & (start <= 2.0 + 1e-9))
+    inside = np.clip(np.minimum(stop, 2.4) - np.maximum(start, 2.0), 0, None)
+    assert np.array_equal(wanted == 0, inside < 0.2 - 1e-9)
+    assert np.sum(wanted == 1) == pytest.approx(0.59 / 0.08, abs=1) and np.any(wanted == -1)
+
+
+def test_a_word_beside_half_another_is_still_asked_for():
+    one = targets(np.array([[2.0, 2.4]]), BASELINE, 5 * 16000)
+    two = targets(np.array([[2.0, 2.4], [2.7, 3.1]]), BASELINE, 5 * 16000)
+    assert np.all(two[one == 1] == 1)
+    assert np.sum(two == 1) > np.sum(one == 1)
+    assert not targets(np.zeros((0, 2)), BASELINE, 16000).any()
+
+
+def test_targets_have_a_step_for_every_row_of_a_network():
+    for samples in (16000, 16159, 16160, 64000):
+        frames = samples // 160 + 1
+        assert len(targets(np.zeros((0, 2)), BASELINE, samples)) == (frames - 20) // 8 + 1
+
+
+def test_training_tracks_repeat_and_hold_what_they_say(sources):
+    def made(seed):
+        return training_track(sources, Mix(keyword=0.5), 64000, np.random.default_rng(seed))
+
+    track, again = made(3)[0], made(3)[0]
+    assert track.dtype == np.float32 and track.shape == (64000,) and np.abs(track).max() <= 1
+    assert np.array_equal(track, again)
+    assert not np.array_equal(track, made(4)[0])
+    assert sum(len(made(seed)[1]) for seed in range(10)) > 10
+    lengths = np.concatenate([np.diff(made(seed)[1], axis=1)[:, 0] for seed in range(10)])
+    assert lengths.min() >= 0.4 / 1.16 and lengths.max() <= 0.4 / 0.86  # at another pace
+
+
+@pytest.mark.parametrize("mix, share", [(Mix(keyword=0), 0), (Mix(keyword=1, joined=1), 1)])
+def test_the_share_of_keywords_is_the_mix_s(sources, mix, share):
+    counts = [len(training_track(sources, mix, 64000, np.random.default_rng(s))[1]) for s in range(5)]
+    assert (min(counts) >= 9) if share else (max(counts) == 0)
+
+
+def test_without_talk_there_is_none(sources):
+    """Talk is far the loudest here."""
+    peaks = {}
+    for talk in (0.0, 1.0):
+        mix = Mix(keyword=0, talk=talk, cut=0, noise=0)
+        tracks_ = [training_track(sources, mix, 32000, np.random.default_rng(s))[0] for s in range(8)]
+        peaks[talk] = np.mean([np.abs(track).max() for track in tracks_])
+    assert peaks[1.0] > 2 * peaks[0.0]
+
+
+def test_a_clip_stream_has_its_words_where_it_says(sources):
+    quiet = {"snr_db": (80.0, 80.0), "level_db": (0.0, 0.0)}
+    track = clip_stream(sources, 0.1, 5, keyword_every_s=10.0, **quiet)
+    assert len(track.samples) == 0.1 * 3600 * 16000 and track.hours == pytest.approx(0.1)
+    assert len(track.words) == track.labels.sum() == pytest.approx(36, abs=1)
+    for begin, end in track.words:
+        assert end - begin == pytest.approx(0.4)
+        inside = track.samples[round(begin * 16000) + 200 : round(end * 16000) - 200]
+        assert np.median(inside) in (99, 100, 101, 199, 200, 201)
+    for start, label in zip(track.clips, track.labels, strict=True):
+        assert (abs(np.median(track.samples[start + 3400 : start + 9400])) < 500) == bool(label)
+
+
+def test_a_clip_stream_repeats_and_its_seeds_differ(sources):
+    one, two = clip_stream(sources, 0.02, 5), clip_stream(sources, 0.02, 5)
+    assert np.array_equal(one.samples, two.samples) and np.array_equal(one.words, two.words)
+    assert not np.array_equal(one.samples, clip_stream(sources, 0.02, 6).samples)
+
+
+def test_noise_lies_as_far_under_the_words_as_is_said(sources):
+    clean = clip_stream(sources, 0.05, 5, snr_db=(200.0, 200.0), level_db=(0.0, 0.0)).samples.astype(float)
+    noisy = clip_stream(sources, 0.05, 5, snr_db=(20.0, 20.0), level_db=(0.0, 0.0)).samples.astype(float)
+    speech = np.mean(clean[np.abs(clean) > 0] ** 2)
+    # fades leave a little less speech than was laid; rounding adds a little noise
+    assert 10 * np.log10(speech / np.mean((noisy - clean) ** 2)) == pytest.approx(20, abs=0.5)
+
+
+def test_a_stream_too_short_for_a_clip_is_an_error(sources):
+    with pytest.raises(ValueError, match="too short"):
+        clip_stream(sources, 0.0001, 0)
+
+
+def test_between_words_holds_every_keyword_once(sources):
+    track = between_words(sources, 0)
+    assert len(track.words) == 2 and len(track.samples) == 6 * 16000
+    np.testing.assert_allclose(track.words, [[1.2, 1.6], [4.2, 4.6]])
+    assert [track.samples[start + 5000] for start in track.clips[track.labels == 1]] == [100, 200]
+    assert set(track.samples[track.clips[track.labels == 0] + 5000].tolist()) <= {1000, 2000}
+
+
+def test_mixed_in_words_are_as_loud_as_is_said(sources):
+    talk = np.round(np.random.default_rng(0).normal(0, 300, 600000)).astype(np.int16)
+    track = mixed_stream(talk, sources, 0, over_db=10.0)
+    assert len(track.words) == pytest.approx(600000 / 160000, abs=1) and len(track.samples) == len(talk)
+    added = track.samples.astype(float) - talk
+    for begin, end in track.words:
+        inside = slice(round(begin * 16000) + 200, round(end * 16000) - 200)
+        power = np.mean(added[inside] ** 2) / np.mean(talk.astype(float) ** 2)
+        assert 10 * np.log10(power) == pytest.approx(10, abs=0.5)  # of 2 s around, not of all
+    outside = np.ones(len(talk), bool)
+    for begin, end in track.words:
+        outside[round(begin * 16000) - 1 : round(end * 16000) + 1] = False
+    assert np.abs(added[outside]).max() <= 1  # rounding
+
+
+def test_a_microphone_is_bounded():
+    responses = np.array([tracks.microphone(40, np.random.default_rng(s)) for s in range(50)])
+    assert responses.shape == (50, 40) and np.abs(responses).max() <= tracks.TILT + tracks.BEND
+    assert responses.std() > 0.1
+
+
+def test_nothing_paced_is_nothing():
+    assert len(tracks.paced(np.zeros(0, np.int16), np.random.default_rng(0))) == 0
