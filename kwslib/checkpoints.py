@@ -3,8 +3,10 @@
 `metadata["architecture"]` describes network and front end. An int8 weight NAME stands in the file as
 int8; its scales (one a tensor, or one an output channel) stand in the float64 array `scales`, in the
 order of the int8 names, and weight = int8 * scale. There are no zero points: weights are symmetric.
+`metadata["detectors"]`, where there is one, says how its probabilities are best made into detections.
 """
 
+import json
 import os
 from dataclasses import asdict
 from pathlib import Path
@@ -81,6 +83,21 @@ def architecture_of(
             if held != expected.get(name):
                 raise CheckpointError(f"{path}: {name} is {held}, by its description {expected.get(name)}")
     return architecture
+
+
+def detectors_of(metadata: dict[str, str], path: Path) -> dict[str, dict]:
+    """Mode of streaming -> values of `events.Detector`, the mode that is best first, as a checkpoint's
+    metadata holds them; {} where it holds none, `CheckpointError` where they are something else."""
+    try:
+        kept = json.loads(metadata.get("detectors", "{}"))
+        names = {"threshold", "smoothing", "release", "refractory_s"}
+        is_whole = all(set(values) == names for values in kept.values())
+        is_whole &= all(type(v) in (int, float) for values in kept.values() for v in values.values())
+    except (ValueError, AttributeError, TypeError):
+        is_whole = False
+    if not is_whole:
+        raise CheckpointError(f"{path}: its detectors cannot be read")
+    return kept
 
 
 def shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:

@@ -168,51 +168,86 @@ def cost(checkpoint: CheckpointArgument, as_json: JsonOption = False) -> None:
 def stream(
     checkpoint: CheckpointArgument,
     source: Annotated[
-        str, typer.Argument(help="An audio file, or - for raw 16 kHz mono PCM16 on standard input.")
+        str,
+        typer.Argument(
+            help="An audio file of any rate and channels; - for raw 16 kHz mono PCM16 on standard input; "
+            "mic for the microphone (needs the extra kwslib\\[microphone])."
+        ),
     ] = "-",
+    mode: Annotated[
+        str | None,
+        typer.Option(help="window (scores every last second as offline) or carried (one GRU runs on)."),
+    ] = None,
     threshold: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Probability from which the keyword counts.")
-    ] = 0.5,
+        float | None, typer.Option(min=0.0, max=1.0, help="Mean probability from which the keyword counts.")
+    ] = None,
+    smoothing: Annotated[
+        int | None, typer.Option(min=1, help="Steps of 80 ms that the mean is over.")
+    ] = None,
+    release: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=1.0, help="Share of the threshold under which it listens again."),
+    ] = None,
+    refractory: Annotated[
+        float | None, typer.Option(min=0.0, help="Seconds after a detection without another.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Listen and print detections as they happen.
 
-    Example: arecord -q -f S16_LE -r 16000 -t raw | kws stream checkpoints/baseline.safetensors -
+    What is not given comes from the checkpoint, where it was chosen on validation speech. On a terminal
+    a meter shows the probability.
+
+    Example: arecord -q -f S16_LE -r 16000 -t raw | kws stream checkpoints/baseline-stream.safetensors -
     """
-    from . import streaming
+    from . import events, inputs, streaming
 
-    spotter = streaming.Stream.load(checkpoint)
-    found = 0
-    for time_s, probability in streaming.detections(spotter, _pieces(source), threshold):
-        found += 1
-        if as_json:
-            print(json.dumps({"time_s": round(time_s, 3), "probability": round(probability, 6)}), flush=True)
-        else:
-            print(f"{time_s:9.2f} s   probability {probability:.3f}", flush=True)
+    spotter, detector = streaming.ready(
+        checkpoint, mode, threshold=threshold, smoothing=smoothing, release=release, refractory_s=refractory
+    )
+    listener, found = events.Listener(detector), 0
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    if source == "-":
+        pieces = inputs.from_pcm(sys.stdin.buffer)
+    else:
+        pieces = inputs.from_microphone(say) if source == "mic" else inputs.from_file(Path(source), say)
+    meter = _Meter(detector.threshold) if sys.stderr.isatty() else None
+    try:
+        for time_s, probability in events.detections(spotter, pieces, listener, meter):
+            found += 1
+            if meter:
+                meter.clear()
+            if as_json:
+                line = json.dumps({"time_s": round(time_s, 3), "probability": round(probability, 6)})
+            else:
+                line = f"{time_s:9.2f} s   probability {probability:.3f}"
+            print(line, flush=True)
+    except KeyboardInterrupt:  # how a microphone is left
+        pass
+    if meter:
+        meter.clear()
     if not as_json:
-        print(f"{found} detections", file=sys.stderr)
+        say(f"{found} detections in {spotter.position_s:.1f} s")
 
 
-def _pieces(source: str):
-    """Audio of a file or of standard input, (samples,) int16 at a time."""
-    import numpy as np
+class _Meter:
+    """A line on standard error that shows where the stream is and how probable the keyword."""
 
-    from . import data
+    WIDTH = 40
 
-    if source != "-":
-        if not Path(source).is_file():
-            raise data.CorpusError(f"no file {source!r}")
-        try:
-            yield data.read_clip(Path(source))
-        except data.CorpusError as error:
-            raise data.CorpusError(f"{source}: {error}") from None
-        return
-    rest = b""
-    while piece := sys.stdin.buffer.read1(2560):
-        piece = rest + piece
-        even = len(piece) // 2 * 2
-        rest = piece[even:]
-        yield np.frombuffer(piece[:even], dtype="<i2")
+    def __init__(self, threshold: float):
+        self.mark = min(self.WIDTH - 1, int(threshold * self.WIDTH))
+
+    def __call__(self, time_s: float, mean: float) -> None:
+        bar = ["#" if n < mean * self.WIDTH else " " for n in range(self.WIDTH)]
+        bar[self.mark] = "|"
+        print(f"\r{time_s:9.1f} s [{''.join(bar)}] {mean:.2f}", end="", file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        print("\r" + " " * (self.WIDTH + 24) + "\r", end="", file=sys.stderr, flush=True)
 
 
 def main() -> None:

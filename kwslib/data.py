@@ -179,7 +179,7 @@ def read_clip(path: Path) -> np.ndarray:
         raise CorpusError(f"{rate} Hz, not {SAMPLE_RATE_HZ}")
     if len(samples) == 0:
         raise CorpusError("empty")
-    if len(samples) < _promised_samples(path):
+    if len(samples) < promised_samples(path):
         raise CorpusError("cut off: shorter than its header says")
     if is_float:  # libsndfile does not scale floats to int16
         if not np.isfinite(samples).all():
@@ -188,7 +188,7 @@ def read_clip(path: Path) -> np.ndarray:
     return samples[:, 0]
 
 
-def _promised_samples(path: Path) -> int:
+def promised_samples(path: Path) -> int:
     """Samples that a PCM WAV's header announces; libsndfile reads a cut-off one without complaint."""
     try:
         with wave.open(str(path)) as file:

@@ -7,7 +7,7 @@ misses with the keywords said and the exact binomial interval.
 """
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -70,7 +70,7 @@ class Listener:
         self.reset()
 
     def reset(self) -> None:
-        self._recent, self._armed, self._deaf_until = [], True, -np.inf
+        self._recent, self._armed, self._deaf_until, self.mean = [], True, -np.inf, 0.0
 
     def hear(self, rows: np.ndarray) -> list[tuple[float, float]]:
         """rows: (steps, 2) of time and probability, as a stream gives them -> (time in seconds, mean
@@ -88,12 +88,19 @@ class Listener:
         return found
 
 
-def detections(stream, pieces: Iterable[np.ndarray], detector: Detector) -> Iterator[tuple[float, float]]:
-    """(time in seconds, probability) of each detection as it happens. pieces: (samples,) arrays, as
-    they come; the stream is flushed after the last."""
-    listener = Listener(detector)
+def detections(
+    stream,
+    pieces: Iterable[np.ndarray],
+    listener: Listener,
+    meter: Callable[[float, float], None] | None = None,
+) -> Iterator[tuple[float, float]]:
+    """(time in seconds, mean probability) of each detection as it happens. pieces: (samples,) arrays,
+    as they come; the stream is flushed after the last. meter: told time and mean after each piece."""
     for piece in itertools.chain(pieces, [None]):
-        yield from listener.hear(stream.flush() if piece is None else stream.feed(piece))
+        rows = stream.flush() if piece is None else stream.feed(piece)
+        yield from listener.hear(rows)
+        if meter and len(rows):
+            meter(float(rows[-1, 0]), listener.mean)
 
 
 @dataclass(frozen=True)

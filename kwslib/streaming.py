@@ -20,6 +20,7 @@ import numpy as np
 
 from . import checkpoints
 from .architecture import Architecture
+from .events import Detector
 
 MODES = ("window", "carried")
 
@@ -239,6 +240,18 @@ class Stream:
         weights = np.exp(energies - energies.max())
         logit = float(weights @ (last @ self._keyword)) / float(weights.sum()) + float(self._keyword_bias)
         return float(1 / (1 + np.exp(-logit))) if logit > -700 else 0.0
+
+
+def ready(path: Path, mode: str | None = None, **wanted) -> tuple[Stream, Detector]:
+    """The stream and the detector of a checkpoint. mode None: that of its detector, else `window`.
+    wanted: values of `Detector` that take the place of the checkpoint's (None: the checkpoint's, or,
+    where it has no detector for the mode, the default)."""
+    _, metadata = checkpoints.read(path)
+    kept = checkpoints.detectors_of(metadata, path)
+    mode = mode or next(iter(kept), "window")
+    stream = Stream.load(path, mode)
+    values = kept.get(mode, {}) | {name: value for name, value in wanted.items() if value is not None}
+    return stream, Detector(**values)
 
 
 class _Layer:

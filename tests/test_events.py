@@ -81,8 +81,12 @@ class Said:
 
 def test_detections_of_a_stream_include_its_flush():
     said = np.array([0.5, 0.4, 0.5, 0.4])
-    assert list(detections(Said(0.9), [said[:1], said[1:]], PLAIN)) == [(0, 0.5), (2, 0.5), (4, 0.9)]
-    assert list(detections(Said(0.7), [], PLAIN)) == [(0, 0.7)]
+    assert list(detections(Said(0.9), [said[:1], said[1:]], Listener(PLAIN))) == [
+        (0, 0.5),
+        (2, 0.5),
+        (4, 0.9),
+    ]
+    assert list(detections(Said(0.7), [], Listener(PLAIN))) == [(0, 0.7)]
 
 
 @pytest.mark.parametrize(
