@@ -127,7 +127,8 @@ class Experiment:
 
     def plateaus(self, setting: str, tracks: int) -> pandas.DataFrame:
         """Seconds over the threshold past the keyword's clip, a row a track: `carried` by the stream
-        and `second by second` offline. Keywords and other words are drawn from the reported part."""
+        and `offline`, every second by itself; and `longer`, how much later the first falls than the
+        second. Keywords and other words are drawn from the reported part."""
         threshold = self.run.metrics(setting)["quality"]["threshold"]
         model, stream = self.load(setting), Stream.load(self.run.checkpoint(setting))
         labels, rows = self.labels[self.reported], []
@@ -136,13 +137,11 @@ class Experiment:
             others = _draw(np.flatnonzero(labels == 0), 6, [2, number])
             order = [*others[:3], keyword, *others[3:]]
             track = self.corpus.waveforms(self.reported[order]).reshape(-1)
-            carried, alone = stream.hear(track).T, offline_track(model, track, "window")
-            rows.append(
-                {
-                    "carried": plateau_s(*carried, threshold, 4.0),
-                    "second by second": plateau_s(*alone, threshold, 4.0),
-                }
+            carried, alone = (
+                plateau_s(*curve, threshold, 4.0)
+                for curve in (stream.hear(track).T, offline_track(model, track, "window"))
             )
+            rows.append({"offline": alone, "carried": carried, "longer": max(0.0, carried - alone)})
         return pandas.DataFrame(rows)
 
     def against_float(self, settings) -> pandas.DataFrame:

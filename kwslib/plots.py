@@ -19,7 +19,7 @@ from .checkpoints import write_atomic
 _COLOURS = dict(
     zip(("baseline", "student1", "student2", "student3"), sns.color_palette("colorblind", 4), strict=True)
 )
-_MARKERS = {"": "o", "-int8-dynamic": "s", "-int8-static": "D", "-labels": "X"}
+_MARKERS = {"": "o", "-int8-dynamic": "s", "-int8-static": "D", "-labels": "X", "-stream": "P"}
 GREY = "0.45"
 INK, RED = "0.2", "#b2182b"
 
@@ -233,26 +233,152 @@ def stream(waveform: np.ndarray, sample_rate_hz: int, curves: dict, threshold: f
     return figure
 
 
-def stream_equality(offline: np.ndarray, streamed: np.ndarray):
-    """Streamed probability over offline probability of the same steps, and their difference."""
+def stream_equality(pairs: dict[str, tuple[np.ndarray, np.ndarray]]):
+    """Streamed probability over offline probability of the same steps, and their difference. pairs:
+    mode -> (offline, streamed), (steps,) each."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
     left.plot([0, 1], [0, 1], color=GREY, linestyle=":")
-    left.plot(offline, streamed, ".", color=_COLOURS["baseline"])
+    for (mode, (offline, streamed)), mark in zip(pairs.items(), (".", "x"), strict=False):
+        left.plot(offline, streamed, mark, markersize=5, label=mode)
+        right.semilogy(np.maximum(np.abs(offline - streamed), 1e-12), mark, markersize=4, label=mode)
     left.set(xlabel="offline probability", ylabel="streamed probability")
-    right.semilogy(np.maximum(np.abs(offline - streamed), 1e-12), ".", color=_COLOURS["baseline"])
+    left.legend(fontsize=8)
     right.axhline(1e-5, color=RED, linestyle=":", label="asserted limit")
     right.set(xlabel="step of 80 ms", ylabel="absolute difference")
     right.legend(fontsize=8)
     return _tight(figure)
 
 
-def plateaus(table):
-    """Spread of seconds over the threshold past the keyword. table: frame, tracks by ways of scoring."""
-    figure, ax = plt.subplots(figsize=(8, 2.6))
-    sns.stripplot(table, orient="h", ax=ax, alpha=0.5, jitter=0.25, palette="colorblind")
-    for row, name in enumerate(table.columns):
-        ax.plot([table[name].median()] * 2, [row - 0.35, row + 0.35], color=INK, linewidth=2)
-    ax.set(xlabel="seconds over the threshold past the keyword's clip (line: median)", xlim=(-0.05, None))
+def plateaus(tables: dict, column: str, label: str, limit: float | None = None):
+    """Spread of seconds over tracks, a row a setting. tables: setting -> frame of tracks by columns."""
+    figure, ax = plt.subplots(figsize=(8, 0.6 * len(tables) + 1.2))
+    for row, (setting, table) in enumerate(tables.items()):
+        jitter = np.random.default_rng(0).uniform(-0.25, 0.25, len(table))
+        ax.plot(table[column], row + jitter, "o", color=colour(setting), alpha=0.5, markersize=4)
+        ax.plot([table[column].median()] * 2, [row - 0.35, row + 0.35], color=INK, linewidth=2)
+    ax.set_yticks(range(len(tables)), list(tables))
+    if limit is not None:
+        ax.axvline(limit, color=RED, linestyle=":", label=f"target {limit:g} s")
+        ax.legend(fontsize=8)
+    ax.invert_yaxis()
+    ax.set(xlabel=f"{label}, in s (line: median)", xlim=(-0.05, None))
+    return _tight(figure)
+
+
+def _kind(setting: str) -> dict:
+    """How a curve of a setting looks: its network's colour, broken where it was trained on clips alone."""
+    return {"color": colour(setting), "linestyle": "-" if setting.endswith("-stream") else "--"}
+
+
+def _by_mode(results: list[dict], height: float = 4.0):
+    """A panel for each mode of streaming, and the results that belong there."""
+    modes = list(dict.fromkeys(result["mode"] for result in results))
+    figure, axes = plt.subplots(1, len(modes), figsize=(9, height), sharex=True, sharey=True, squeeze=False)
+    panels = zip(modes, axes[0], strict=True)
+    return figure, [(mode, ax, [r for r in results if r["mode"] == mode]) for mode, ax in panels]
+
+
+def det(results: list[dict], rates: tuple[float, ...]):
+    """Miss rate over false accepts an hour on streams made of clips; faint: each stream by itself; dots:
+    offline scoring of the clips of the same streams. results: as `streams.Streams.result` gives them."""
+    figure, panels = _by_mode(results)
+    for mode, ax, of_mode in panels:
+        for result in of_mode:
+            clips = result["clips"]
+            for each in clips["det_of_each"]:
+                ax.plot(*_det_line(each), alpha=0.2, linewidth=0.8, **_kind(result["setting"]))
+            ax.plot(*_det_line(clips["det"]), label=result["setting"], **_kind(result["setting"]))
+            at = clips["at_rate"]
+            reached = [rate for rate in rates if at[str(rate)]]
+            offline = [at[str(rate)]["offline_miss_rate"] for rate in reached]
+            fill = colour(result["setting"]) if result["setting"].endswith("-stream") else "white"
+            ax.plot(
+                reached, offline, "o", color=colour(result["setting"]), markerfacecolor=fill, markersize=5
+            )
+        ax.set_title(mode)
+        ax.set(xscale="log", yscale="log", xlabel="false accepts an hour", xlim=(0.1, 100), ylim=(0.01, 1))
+    panels[0][1].set_ylabel("share of keywords missed")
+    panels[0][1].legend(fontsize=8)
+    return _tight(figure)
+
+
+def _det_line(curve: dict) -> tuple[np.ndarray, np.ndarray]:
+    _, misses, accepts = np.array(curve["points"]).T
+    order = np.lexsort((-misses, accepts))
+    lowest = np.minimum.accumulate(misses[order]) / max(1, curve["words"])  # nobody operates above it
+    return np.maximum(accepts[order] / curve["hours"], 0.05), np.maximum(lowest, 1e-3)
+
+
+def running_speech(results: list[dict], target: tuple[float, float]):
+    """False accepts an hour on running speech over the share of keywords missed between other words, with
+    exact 95 % intervals at the reported shares. target: (share missed, false accepts an hour)."""
+    figure, panels = _by_mode(results)
+    for mode, ax, of_mode in panels:
+        for place, result in enumerate(of_mode):
+            speech = result["speech"]
+            _, misses, accepts = np.array(speech["det"]["points"]).T
+            misses, accepts = misses / speech["det"]["words"], accepts / speech["det"]["hours"]
+            order = np.lexsort((accepts, misses))
+            lowest = np.minimum.accumulate(accepts[order])
+            ax.plot(
+                misses[order], np.maximum(lowest, 0.5), label=result["setting"], **_kind(result["setting"])
+            )
+            for share, point in speech["at_misses"].items():
+                if point:
+                    value, low, high = (max(v, 0.5) for v in point["false_accepts_per_h"])
+                    at = float(share) * 1.03 ** (place - 1.5)  # side by side
+                    ax.errorbar(
+                        at, value, [[value - low], [high - value]], color=colour(result["setting"]),
+                        fmt=".", linewidth=1, alpha=0.7,
+                    )  # fmt: skip
+        ax.plot(*target, marker="*", color=RED, markersize=12, linestyle="none", label="target")
+        ax.set_title(mode)
+        ax.set(xscale="log", yscale="log", xlabel="share of keywords missed", xlim=(0.01, 0.5))
+    panels[0][1].set_ylabel("false accepts an hour")
+    panels[-1][1].legend(fontsize=8)
+    return _tight(figure)
+
+
+def detector_grid(results: list[dict]):
+    """Misses of every detector tried, as shares of all keywords at the four rates: a panel for each
+    setting and mode, smoothing down, release and refractory time across; the chosen one framed."""
+    figure, axes = plt.subplots(1, len(results), figsize=(9, 3.2), sharey=True, squeeze=False)
+    for result, ax in zip(results, axes[0], strict=True):
+        detector = result["detector"]
+        grid = np.array(detector["grid"])  # rows of smoothing, release, refractory_s, misses
+        rows, columns = np.unique(grid[:, 0]), np.unique(grid[:, 1:3], axis=0)
+        share = 100 * grid[:, 3].reshape(len(rows), len(columns)) / (4 * detector["words"])
+        sns.heatmap(share, annot=True, fmt=".0f", cmap="Blues", cbar=False, ax=ax, annot_kws={"size": 7})
+        ax.set_xticklabels([f"{release:g}, {wait:g}" for release, wait in columns], rotation=90, fontsize=7)
+        ax.set_yticklabels([f"{row:.0f}" for row in rows], rotation=0)
+        chosen = (detector["release"], detector["refractory_s"])
+        column = next(n for n, c in enumerate(columns) if tuple(c) == chosen)
+        row = list(rows).index(detector["smoothing"])
+        ax.add_patch(plt.Rectangle((column, row), 1, 1, fill=False, edgecolor=RED, linewidth=2))
+        ax.set_title(f"{result['setting']}\n{result['mode']}", fontsize=8)
+        ax.set_xlabel("release, refractory s", fontsize=8)
+    axes[0][0].set_ylabel("steps smoothed")
+    return _tight(figure)
+
+
+def detections(times: np.ndarray, probabilities, smoothed, detector, found: np.ndarray, spans: dict):
+    """What a detector does: probability, its mean, threshold and release, detections as triangles, deaf
+    time shaded. found: seconds; spans: label -> (start_s, end_s)."""
+    figure, ax = plt.subplots(figsize=(9, 2.8))
+    ax.plot(times, probabilities, color=GREY, linewidth=0.8, drawstyle="steps-post", label="probability")
+    ax.plot(times, smoothed, color=_COLOURS["baseline"], drawstyle="steps-post", label="its mean")
+    ax.axhline(detector.threshold, color=RED, linestyle=":", label=f"threshold {detector.threshold:.3f}")
+    ax.axhline(
+        detector.release * detector.threshold, color=RED, linestyle="-.", linewidth=0.8, label="release"
+    )
+    for number, at in enumerate(found):
+        ax.axvspan(at, at + detector.refractory_s, color="0.85", linewidth=0, zorder=0)
+        ax.plot(at, 1.06, "v", color=INK, clip_on=False, label=None if number else "detection")
+    for label, (start_s, end_s) in spans.items():
+        ax.axvspan(start_s, end_s, color="#fdae61", alpha=0.45, linewidth=0)
+        ax.text(start_s, 0.9, f" {label}", fontsize=8)
+    ax.set(xlabel="time in s", ylabel="probability", ylim=(-0.02, 1.1), xlim=(times[0], times[-1]))
+    ax.legend(fontsize=7, loc="upper left", ncols=2)
     return _tight(figure)
 
 

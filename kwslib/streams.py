@@ -16,8 +16,9 @@ from operator import add
 from pathlib import Path
 
 import numpy as np
+import pandas
 
-from . import data, events, models, runs, talk, tasks, tracks, training
+from . import checkpoints, data, events, models, runs, talk, tasks, tracks, training
 from .events import Detector, Outcome
 from .experiments import Experiment, Trained
 from .streaming import MODES, Stream
@@ -25,6 +26,7 @@ from .streaming import MODES, Stream
 STREAMED = "-stream"  # a network trained on clips, then on continuous audio: baseline-stream
 MISSES = (0.02, 0.05, 0.10, 0.20)
 OVER_DB = (20.0, 10.0, 5.0)
+CHOICE_SEED = 1000  # of the stream that detectors are chosen on, none of those that are reported
 GRID = {"smoothing": (1, 2, 3, 5), "release": (0.3, 0.6, 0.9), "refractory_s": (0.5, 1.0)}
 
 
@@ -53,12 +55,13 @@ class Curve:
     thresholds: np.ndarray
     outcomes: list[Outcome]
 
-    def to_json(self) -> list[dict]:
-        keep = ("misses", "words", "false_accepts", "hours")
-        return [
-            {"threshold": float(t)} | {name: getattr(o, name) for name in keep}
-            for t, o in zip(self.thresholds, self.outcomes, strict=True)
+    def to_json(self) -> dict:
+        """Exposure, and a row a point: threshold, misses, false accepts."""
+        one = self.outcomes[0]
+        points = [
+            [float(t), o.misses, o.false_accepts] for t, o in zip(self.thresholds, self.outcomes, strict=True)
         ]
+        return {"words": one.words, "hours": one.hours, "points": points}
 
     def at(self, index: int) -> dict:
         return {"threshold": float(self.thresholds[index])} | self.outcomes[index].to_json()
@@ -93,7 +96,7 @@ class Streams:
         """Trains a setting of this run further, on continuous tracks, and saves it as `name`, by default
         SETTING-stream. `tasks.Share` says what the tracks are made of."""
         e, p = self.experiment, self.experiment.run.parameters
-        name, recipe = name or setting + STREAMED, training.recipe(training.STREAM, p.profile)
+        name, recipe = name or setting + STREAMED, training.recipe(setting + STREAMED, p.profile)
         if share is None:
             share = tasks.Share(clips=8, tracks=2) if p.profile == "smoke" else tasks.Share()
         model = models.load(e.run.needed("checkpoints", setting, "safetensors"))
@@ -129,48 +132,71 @@ class Streams:
         """Running speech that no training has heard: 'recorded' beside the corpus, else 'read'."""
         found = talk.recorded(self.experiment.corpus.root)
         if found:
-            return "recorded", np.concatenate(list(found.values()))
+            speech = np.concatenate(list(found.values()))
+            some = round(self.plan.read_minutes * 60 * tracks.RATE_HZ)
+            return "recorded", speech[:some] if self.plan is PLANS["smoke"] else speech
         keyword = self.experiment.run.parameters.keyword
         return "read", talk.read(keyword, "test", self.plan.read_minutes)
 
     # Judging
 
-    def choose(self, settings: list[str]) -> dict[tuple[str, str], tuple[Detector, dict]]:
-        """(setting, mode) -> detector, and misses of every one tried: smoothing, release and refractory
-        time with the fewest misses, summed over the rates of false accepts that are reported, on a
-        stream of the part that choices are made on; its threshold the one for one false accept an hour."""
-        source = self.sources(self.experiment.chosen_on)
-        track = tracks.clip_stream(source, self.plan.choose_hours, seed=1000)
+    def choose(self, settings: list[str]) -> dict[tuple[str, str], dict]:
+        """Chooses a detector for each setting in each mode: the smoothing, release and refractory time
+        with fewest misses, summed over the rates of false accepts that are reported; and its threshold,
+        for at most one false accept an hour. On a stream made of clips of the part that choices are
+        made on, and talk read by voices that no training heard. Settings trained for streams keep their
+        detectors in the checkpoint. Returns (setting, mode) -> the detector's values, `grid`: rows of
+        smoothing, release, refractory time and misses for every one tried, and `words` there were."""
+        keyword = self.experiment.run.parameters.keyword
+        track = tracks.clip_stream(
+            self.sources(self.experiment.chosen_on), self.plan.choose_hours, CHOICE_SEED
+        )
+        speech = talk.read(keyword, "validation", self.plan.read_minutes)
+        hours = track.hours + len(speech) / tracks.RATE_HZ / 3600
         chosen = {}
-        for key, (times, probabilities) in self.hear(settings, track.samples).items():
+        heard = self.hear(settings, np.concatenate([track.samples, speech]))
+        for key, (times, probabilities) in heard.items():
             tried = {}
             for values in product(*GRID.values()):
                 detector = Detector(**dict(zip(GRID, values, strict=True)))
                 smoothed = detector.smoothed(probabilities)
                 at = events.thresholds([smoothed], 60)
-                curve = events.det(times, smoothed, track.words, track.hours, detector, at)
-                misses = sum(curve[events.at_rate(curve, r)].misses for r in events.RATES_PER_H)
-                tried[values] = misses, float(at[events.at_rate(curve, 1.0)])
+                curve = events.det(times, smoothed, track.words, hours, detector, at)
+                indices = [events.at_rate(curve, rate) for rate in events.RATES_PER_H]
+                misses = sum(len(track.words) if n is None else curve[n].misses for n in indices)
+                one_an_hour = indices[events.RATES_PER_H.index(1.0)]
+                tried[values] = misses, 1.0 if one_an_hour is None else float(at[one_an_hour])
             best = min(tried, key=lambda values: tried[values][0])
-            detector = Detector(tried[best][1], *best)
-            chosen[key] = (
-                detector,
-                {"grid": [[*v, m] for v, (m, _) in tried.items()], "words": len(track.words)},
-            )
+            chosen[key] = asdict(Detector(tried[best][1], *best)) | {
+                "grid": [[*values, misses] for values, (misses, _) in tried.items()],
+                "words": len(track.words),
+            }
+        for setting in settings:
+            if setting.endswith(STREAMED):
+                self._keep_detectors(setting, chosen)
         return chosen
 
-    def judge(self, settings: list[str]) -> None:
-        """Judges settings in both modes on everything; writes `streams/SETTING-MODE.json`."""
+    def _keep_detectors(self, setting: str, chosen: dict) -> None:
+        """Writes the detectors into a checkpoint, the mode with fewer misses first."""
+        path = self.experiment.run.checkpoint(setting)
+        arrays, metadata = checkpoints.read(path)
+        modes = sorted(MODES, key=lambda mode: min(row[-1] for row in chosen[setting, mode]["grid"]))
+        kept = {mode: asdict(_detector(chosen[setting, mode])) for mode in modes}
+        checkpoints.write(path, arrays, metadata | {"detectors": json.dumps(kept)})
+
+    def judge(self, chosen: dict[tuple[str, str], dict]) -> None:
+        """Judges settings and modes with the detectors that `choose` gave them on everything; writes
+        `streams/SETTING-MODE.json`."""
         from tqdm import tqdm
 
-        chosen = self.choose(settings)
         keys = list(chosen)
-        curves, offline = {key: [] for key in keys}, {setting: [] for setting in settings}
+        settings = list(dict.fromkeys(setting for setting, _ in keys))
+        offline = {setting: [] for setting in settings}
         heard, made = {key: [] for key in keys}, []
         for seed in tqdm(range(self.plan.seeds), "streams", disable=None):
             track = self.stream(seed)
             for key, rows in self.hear(settings, track.samples).items():
-                heard[key].append((rows[0], chosen[key][0].smoothed(rows[1])))
+                heard[key].append((rows[0], _detector(chosen[key]).smoothed(rows[1])))
             for setting in settings:
                 offline[setting].append(self._offline(setting, track))
             made.append((track.words, track.hours))
@@ -180,7 +206,7 @@ class Streams:
         mixed = {db: tracks.mixed_stream(speech, source, 0, db) for db in OVER_DB}
         on_mixed = {db: self.hear(settings, track.samples) for db, track in mixed.items()}
         for key in keys:
-            detector, tried = chosen[key]
+            detector = _detector(chosen[key])
             at = events.thresholds(smoothed for _, smoothed in heard[key])
             curves = [
                 Curve(at, events.det(times, smoothed, words, hours, detector, at))
@@ -191,7 +217,7 @@ class Streams:
             )
             self._write(
                 key,
-                detector=asdict(detector) | tried,
+                detector=chosen[key],
                 clips=self._on_clips(curves, pooled, detector, heard[key], made, offline[key[0]]),
                 speech={"kind": kind} | self._on_speech(detector, on_speech[key], on_keywords[key], len(speech)),
                 mixed={
@@ -225,15 +251,21 @@ class Streams:
         """Results on the streams made of clips: DET, its points at the reported rates with the spread
         over streams, what offline scoring misses there, and what the chosen detector does."""
         rates = {}
+        words = sum(int(labels.sum()) for labels, _, _ in offline)
         for rate in events.RATES_PER_H:
-            index = events.at_rate(pooled.outcomes, rate)
-            each = [c.outcomes[events.at_rate(c.outcomes, rate)] for c in curves]
-            words = sum(len(labels) and int(labels.sum()) for labels, _, _ in offline)
-            missed = _missed_offline(offline, rate)
-            rates[str(rate)] = pooled.at(index) | {
-                "miss_rate_of_each": [o.misses / o.words for o in each],
-                "offline_miss_rate": missed / words,
-            }
+            indices = [events.at_rate(curve.outcomes, rate) for curve in (pooled, *curves)]
+            rates[str(rate)] = (
+                None
+                if None in indices
+                else pooled.at(indices[0])
+                | {
+                    "miss_rate_of_each": [
+                        c.outcomes[n].misses / c.outcomes[n].words
+                        for c, n in zip(curves, indices[1:], strict=True)
+                    ],
+                    "offline_miss_rate": _missed_offline(offline, rate) / words,
+                }
+            )
         at_chosen = [
             self._outcome(detector, times, None, words, hours, smoothed)
             for (times, smoothed), (words, hours) in zip(heard, made, strict=True)
@@ -258,7 +290,9 @@ class Streams:
         for share in MISSES:
             index = events.at_misses(curve.outcomes, share)
             reached[str(share)] = None if index is None else curve.at(index)
-        chosen = self._outcome(detector, on_speech[0], None, np.zeros((0, 2)), hours, smoothed[0])
+        false = self._outcome(detector, on_speech[0], None, np.zeros((0, 2)), hours, smoothed[0])
+        missed = self._outcome(detector, on_keywords[0], None, words, 0.0, smoothed[1])
+        chosen = false + replace(missed, false_accepts=0)
         return {"det": curve.to_json(), "at_misses": reached, "chosen": chosen.to_json()}
 
     @staticmethod
@@ -275,6 +309,10 @@ class Streams:
         return track.labels, scores, track.hours
 
 
+def _detector(values: dict) -> Detector:
+    return Detector(**{name: values[name] for name in ("threshold", *GRID)})
+
+
 def _missed_offline(offline, rate: float) -> int:
     """Keywords that offline scoring of the clips misses with at most so many false accepts an hour."""
     labels, scores = (np.concatenate([of[n] for of in offline]) for n in (0, 1))
@@ -282,6 +320,64 @@ def _missed_offline(offline, rate: float) -> int:
     others = np.sort(scores[labels == 0])[::-1]
     threshold = others[allowed] if allowed < len(others) else -1.0
     return int(np.sum(scores[labels == 1] <= threshold))
+
+
+# For readers
+
+
+def clips_table(results: list[dict]) -> pandas.DataFrame:
+    """Misses on streams made of clips, in percent, at each rate of false accepts, and latency."""
+    rows = {}
+    for result in results:
+        row = {}
+        for rate, point in result["clips"]["at_rate"].items():
+            row |= {f"{float(rate):g} an hour": "not reached", f"offline, {float(rate):g}": ""}
+            if point:
+                value, low, high = (100 * share for share in point["miss_rate"])
+                each = [100 * share for share in point["miss_rate_of_each"]]
+                row[f"{float(rate):g} an hour"] = (
+                    f"{value:.1f} [{low:.1f}, {high:.1f}], {min(each):.1f} to {max(each):.1f}"
+                )
+                row[f"offline, {float(rate):g}"] = f"{100 * point['offline_miss_rate']:.1f}"
+        point = result["clips"]["at_rate"]["1.0"]
+        if point and point["latency_s"]:
+            row["latency s"] = "{:.2f}, {:.2f}".format(*point["latency_s"])
+        rows[f"{result['setting']}, {result['mode']}"] = row
+    return pandas.DataFrame.from_dict(rows, orient="index").fillna("")
+
+
+def speech_table(results: list[dict]) -> pandas.DataFrame:
+    """False accepts an hour of running speech at each share of misses; misses and false accepts of the
+    detector chosen beforehand; its misses of keywords mixed into speech, in percent."""
+    rows = {}
+    for result in results:
+        row = {
+            f"{100 * float(share):g} % missed": speech_words(result, share)
+            for share in result["speech"]["at_misses"]
+        }
+        own = result["speech"]["chosen"]
+        row["own detector: missed %"] = "{:.1f} [{:.1f}, {:.1f}]".format(
+            *(100 * share for share in own["miss_rate"])
+        )
+        row["false accepts"] = "{:.1f} [{:.1f}, {:.1f}]".format(*own["false_accepts_per_h"])
+        for over_db, point in result["mixed"].items():
+            row[f"mixed in at {over_db} dB"] = (
+                f"{100 * point['miss_rate'][0]:.0f}" if point["miss_rate"] else ""
+            )
+        rows[f"{result['setting']}, {result['mode']}"] = row
+    return pandas.DataFrame.from_dict(rows, orient="index")
+
+
+def speech_words(result: dict, share: str) -> str:
+    """False accepts an hour of running speech where this share of keywords is missed, with interval."""
+    point = result["speech"]["at_misses"][share]
+    return "{:.1f} [{:.1f}, {:.1f}]".format(*point["false_accepts_per_h"]) if point else "not reached"
+
+
+def misses_at_one(result: dict) -> float:
+    """Share of keywords missed at one false accept an hour on streams made of clips."""
+    point = result["clips"]["at_rate"]["1.0"]
+    return point["miss_rate"][0] if point else 1.0
 
 
 _samples = np.zeros(0, np.int16)  # what a worker hears
