@@ -48,6 +48,9 @@ def report(
         list[str] | None, typer.Option(help="A stage by name or number; repeat for several.")
     ] = None,
     force: Annotated[bool, typer.Option(help="Run again, and train anew, what is up to date.")] = False,
+    no_audio: Annotated[
+        bool, typer.Option("--no-audio", help="Pages without recordings, to be given away.")
+    ] = False,
 ) -> None:
     """Run the notebooks in order and write the HTML report.
 
@@ -60,7 +63,7 @@ def report(
     from .runs import Parameters
 
     parameters = Parameters(corpus, keyword, profile, split, seed, run)
-    index = chain.run_chain(parameters, only, force, say=lambda line: print(line, flush=True))
+    index = chain.run_chain(parameters, only, force, not no_audio, say=lambda line: print(line, flush=True))
     print(f"The report: {index}")
 
 

@@ -500,6 +500,7 @@ background:#d7191c;left:calc(100% * {left})"></div></div>
 <script>(() => {{
   const figure = document.currentScript.parentElement;
   const audio = figure.querySelector("audio"), cursor = figure.querySelector(".cursor");
+  if (!audio) {{ cursor.remove(); return; }}
   const place = () => {{
     cursor.style.left = 100 * ({left} + {width} * audio.currentTime / {length_s}) + "%";
     if (!audio.paused) requestAnimationFrame(place);

@@ -60,10 +60,12 @@ def run_chain(
     parameters: Parameters,
     only: list[str] | None = None,
     force: bool = False,
+    audio: bool = True,
     say: Callable[[str], None] = print,
 ) -> Path:
     """Runs what is not up to date, writes the HTML; returns index.html. A failing stage raises
-    `StageError`; the next call goes on there. force: also what is up to date, trained anew."""
+    `StageError`; the next call goes on there. force: also what is up to date, trained anew. audio
+    False: recordings are taken out of the pages, which may then be given to anyone."""
     chosen = stages_named(only)
     corpus = data.load(parameters.corpus)  # made or indexed here, where its progress can be seen
     data.split(corpus, parameters.keyword, parameters.split, parameters.seed)
@@ -75,7 +77,19 @@ def run_chain(
                 _run_stage(run, stage, force, f"[{number}/{len(chosen)}] {stage}", say)
         finally:
             index = write_index(run)
+        if not audio:
+            for page in run.folder.glob("*.html"):
+                write_atomic(page, without_audio(page.read_text()).encode())
         return index
+
+
+def without_audio(page: str) -> str:
+    """A page with a remark in the place of each recording."""
+    return re.sub(
+        r'<audio[^>]*src="data:audio/[^"]*"[^>]*></audio>',
+        '<span class="left-out">recording left out of this copy</span>',
+        page,
+    )
 
 
 def _run_stage(run: Run, stage: str, force: bool, place: str, say: Callable[[str], None]) -> None:
@@ -91,7 +105,7 @@ def _run_stage(run: Run, stage: str, force: bool, place: str, say: Callable[[str
     record = _execute(run, stage)
     write_page(run, stage)
     made = [path for path in run.folder.rglob("*.*") if path.is_file() and path.stat().st_mtime >= begun]
-    kept = {"checkpoints", "figures", "history", "metrics", "scores"}
+    kept = {"checkpoints", "figures", "history", "metrics", "scores", "streams"}
     files = [path.relative_to(run.folder).as_posix() for path in made]
     files = sorted(name for name in files if name.split("/")[0] in kept)
     _record(run, stage, {**record, "inputs": digest, "files": files})
@@ -148,11 +162,17 @@ def _record(run: Run, stage: str, record: dict) -> None:
 
 
 def _forget(run: Run, stage: str) -> None:
-    """Drops the finished training of a stage, so that `force` trains anew."""
-    student = {"03": "student1", "04": "student2", "05": "student3", "01": "baseline"}.get(stage[:2])
-    if student:
-        for path in (run.folder / "resume").glob(f"{student}*.safetensors"):
+    """Drops the finished training of a stage, so that `force` trains anew. (The second stage trains
+    student3 too, if the fifth has not yet.)"""
+    trained = {"01": "baseline", "03": "student1", "04": "student2", "05": "student3"}
+    for path in (run.folder / "resume").glob("*.safetensors"):
+        is_stream = path.stem.endswith("-stream")
+        if is_stream if stage.startswith("02") else path.stem in _both(trained.get(stage[:2])):
             path.unlink()
+
+
+def _both(setting: str | None) -> tuple:
+    return (setting, f"{setting}-labels")
 
 
 def _execute(run: Run, stage: str) -> dict:

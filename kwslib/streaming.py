@@ -12,8 +12,8 @@ log-mels at their floor. A gap that is known is `skip`ped: time goes on, the res
 int8 checkpoint runs with its weights as floats (int8 times scale).
 """
 
-import copy
-from dataclasses import dataclass, fields
+import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -54,31 +54,27 @@ class Stream:
         if a.steps < 2 or a.stride[1] > a.kernel[1]:
             raise ValueError("a stream needs two steps a clip, and a kernel at least as long as its stride")
         self.mode, front_end = mode, a.front_end
-        self._windows = a.steps if mode == "window" else 1
+        windows = a.steps if mode == "window" else 1
         self._hann = front_end.window()
-        self._filters = np.repeat(front_end.filters(), 2, axis=0)  # real and imaginary squares side by side
-        kernel = weights["convolution.weight"].reshape(a.channels, *a.kernel)
-        self._kernel = np.ascontiguousarray(kernel.transpose(2, 1, 0)).reshape(-1, a.channels)
-        self._kernel_bias = weights["convolution.bias"]
-        self._gru = [_Layer(weights, layer) for layer in range(a.layers)]
-        # The convolution leaves (conv_mels, channels); the study's GRU reads (channels, conv_mels).
-        first = self._gru[0]
-        first.inputs = np.ascontiguousarray(
-            first.inputs.reshape(a.channels, a.conv_mels, -1).swapaxes(0, 1).reshape(a.gru_inputs, -1)
-        )
-        self._attend = np.ascontiguousarray(weights["attention.0.weight"].T), weights["attention.0.bias"]
-        self._energy = weights["attention.2.weight"][0]  # its bias shifts all energies alike
-        # Of two classes the difference of logits decides.
-        self._keyword = weights["classifier.weight"][1] - weights["classifier.weight"][0]
-        self._keyword_bias = weights["classifier.bias"][1] - weights["classifier.bias"][0]
-        self._block = np.zeros((a.kernel[1], front_end.mels), np.float32)  # log-mels under the kernel
-        height, mel = a.kernel[0], self._block.itemsize
-        self._patches = np.ndarray(  # (conv_mels, kernel frames, kernel mels) onto the block
-            (a.conv_mels, a.kernel[1], height),
-            np.float32,
-            self._block,
-            strides=(a.stride[0] * mel, front_end.mels * mel, mel),
-        )
+        self._filters = front_end.filters()
+        self._spectra = np.zeros((a.kernel[1], front_end.bins), np.complex64)
+        self._power = np.zeros(self._spectra.shape, np.float32)
+        # Log-mels under the kernel; after them a 1, by which biases are part of the weights.
+        self._inputs = np.ones(a.kernel[1] * front_end.mels + 1, np.float32)
+        self._block = self._inputs[:-1].reshape(a.kernel[1], front_end.mels)
+        sizes = [1] + [windows] * (a.layers - 1)
+        self._gru = [_Layer(weights, n, a.hidden, rows, windows) for n, rows in enumerate(sizes)]
+        self._gru[0].read(_convolved(weights, a, self._gru[0].input_weights))
+        self._outputs = np.ones((windows, a.steps, a.hidden + 1), np.float32)
+        # The newest output of each window: in `window` the newest window's first, the oldest one's last.
+        flat = self._outputs.reshape(windows * a.steps, a.hidden + 1)
+        self._newest = flat[a.steps - 1 : -1 : a.steps - 1] if windows > 1 else flat[-1:]
+        attend, energy, classify = "attention.0", "attention.2", "classifier"
+        self._attend = np.ascontiguousarray(_with_bias(weights, attend).T)
+        self._energy = weights[f"{energy}.weight"][0]  # its bias shifts all energies alike
+        other, keyword = _with_bias(weights, classify)
+        # Of two classes the difference of logits decides; beside it the 1 that the outputs end in.
+        self._classify = np.stack([keyword - other, np.eye(a.hidden + 1, dtype=np.float32)[-1]], axis=1)
         self.reset()
 
     @classmethod
@@ -100,45 +96,53 @@ class Stream:
     @property
     def position_s(self) -> float:
         """Seconds of audio since the stream's start, heard or skipped."""
-        return (self._state.began + self._state.heard) / self.architecture.front_end.sample_rate_hz
+        return (self._began + self._heard) / self.architecture.front_end.sample_rate_hz
 
     def reset(self) -> None:
         """Forgets everything heard; the next sample is at 0 s."""
-        a = self.architecture
-        self._state = State(
-            samples=np.zeros(0, np.float32),
-            began=0,
-            heard=0,
-            frames=np.zeros((0, a.front_end.mels), np.float32),
-            step=0,
-            hidden=np.zeros((a.layers, self._windows, a.hidden), np.float32),
-            outputs=np.zeros((self._windows, a.steps, a.hidden), np.float32),
-        )
+        self._samples, self._began, self._heard = np.zeros(0, np.float32), 0, 0
+        self._kept, self._steps = 0, 0
+        self._outputs[..., :-1] = 0
+        for layer in self._gru:
+            layer.hidden[:] = 0
 
     def skip(self, samples: int) -> None:
         """A gap: so many samples were lost. Forgets everything heard; the next sample comes after it."""
         if samples < 0:
             raise ValueError(f"a gap of {samples} samples; it must not be negative")
-        began = self._state.began + self._state.heard + int(samples)
+        began = self._began + self._heard + int(samples)
         self.reset()
-        self._state.began = began
+        self._began = began
 
     @property
     def state(self) -> State:
         """A copy of the state; assign one to go on from there."""
-        return copy.deepcopy(self._state)
+        return State(
+            samples=self._samples.copy(),
+            began=self._began,
+            heard=self._heard,
+            frames=self._block[: self._kept].copy(),
+            step=self._steps,
+            hidden=np.stack([layer.hidden for layer in self._gru]),
+            outputs=self._outputs[..., :-1].copy(),
+        )
 
     @state.setter
     def state(self, state: State) -> None:
-        values = {field.name: getattr(state, field.name) for field in fields(State)}
-        for name in ("hidden", "outputs"):
-            if np.shape(values[name]) != getattr(self._state, name).shape:
-                raise ValueError(f"not a state of a {self.mode} stream of this architecture: {name} is "
-                                 f"{np.shape(values[name])}, not {getattr(self._state, name).shape}")  # fmt: skip
-        whole = ("began", "heard", "step")  # come back from savez as arrays
-        self._state = State(
-            **{n: int(v) if n in whole else np.array(v, np.float32) for n, v in values.items()}
-        )
+        hidden = np.stack([layer.hidden for layer in self._gru])
+        for name, ours in (("hidden", hidden), ("outputs", self._outputs[..., :-1])):
+            if np.shape(getattr(state, name)) != ours.shape:
+                raise ValueError(
+                    f"not a state of a {self.mode} stream of this architecture: {name} is "
+                    f"{np.shape(getattr(state, name))}, not {ours.shape}"
+                )
+        self._samples = np.array(state.samples, np.float32)
+        self._began, self._heard = int(state.began), int(state.heard)  # arrays after numpy.load
+        self._kept, self._steps = len(state.frames), int(state.step)
+        self._block[: self._kept] = state.frames
+        self._outputs[..., :-1] = state.outputs
+        for layer, kept in zip(self._gru, state.hidden, strict=True):
+            layer.hidden[:] = kept
 
     def feed(self, samples: np.ndarray) -> np.ndarray:
         """Hears (samples,) int16, or float from -1 to 1; any number of them, none included.
@@ -146,22 +150,21 @@ class Stream:
         Returns (steps, 2) float64: time in seconds from the stream's start of the step's last
         frame, and the probability of the keyword in the last second.
         """
-        samples = _clean(samples)
-        state, half = self._state, self.architecture.front_end.window_samples // 2
-        waiting = state.heard <= half  # the start is reflected about sample 0: it takes half + 1
-        state.heard += len(samples)
-        state.samples = np.concatenate([state.samples, samples])
-        if waiting and state.heard > half:
-            state.samples = np.concatenate([state.samples[half:0:-1], state.samples])
-        return self._advance() if state.heard > half else np.zeros((0, 2))
+        samples, half = _clean(samples), self.architecture.front_end.window_samples // 2
+        waiting = self._heard <= half  # the start is reflected about sample 0: it takes half + 1
+        self._heard += len(samples)
+        self._samples = np.concatenate((self._samples, samples))
+        if waiting and self._heard > half:
+            self._samples = np.concatenate((self._samples[half:0:-1], self._samples))
+        return self._advance() if self._heard > half else np.zeros((0, 2))
 
     def flush(self) -> np.ndarray:
         """Ends the stream: reflects its last half window, as offline framing does, and returns the
         steps that this completes. After it the stream must be reset, or skip to where it goes on."""
-        state, half = self._state, self.architecture.front_end.window_samples // 2
-        if state.heard <= half:
+        half = self.architecture.front_end.window_samples // 2
+        if self._heard <= half:
             return np.zeros((0, 2))
-        state.samples = np.concatenate([state.samples, state.samples[-2 : -half - 2 : -1]])
+        self._samples = np.concatenate((self._samples, self._samples[-2 : -half - 2 : -1]))
         return self._advance()
 
     def hear(self, samples: np.ndarray, chunk: int = 1280) -> np.ndarray:
@@ -173,73 +176,135 @@ class Stream:
     def _advance(self) -> np.ndarray:
         """Makes every step that the pending samples allow. Each step's arrays have the same shapes
         however the samples came, which is what makes the results equal to the last bit."""
-        a, state = self.architecture, self._state
-        hop, window = a.front_end.hop_samples, a.front_end.window_samples
-        kernel_frames, stride = a.kernel[1], a.stride[1]
+        a, samples, rows, start = self.architecture, self._samples, [], 0
+        hop, window, stride = a.front_end.hop_samples, a.front_end.window_samples, a.stride[1]
+        overlap = a.kernel[1] - stride
         first = a.steps - 1 if self.mode == "window" else 0
-        rows, start = [], 0
         while True:
-            kept = len(state.frames)
-            wanted = kernel_frames - kept
-            if len(state.samples) - start < (wanted - 1) * hop + window:
+            wanted = a.kernel[1] - self._kept
+            if len(samples) - start < (wanted - 1) * hop + window:
                 break
-            self._block[:kept] = state.frames
-            self._log_mels(state.samples[start:], self._block[kept:])
+            self._log_mels(samples[start:], self._block[self._kept :])
             start += wanted * hop
-            state.frames = self._block[stride:].copy()
             probability = self._step()
-            if state.step >= first:
-                rows.append((self._time_s(state.step), probability))
-            state.step += 1
-        state.samples = state.samples[start:]
-        return np.array(rows).reshape(-1, 2)
+            if self._steps >= first:
+                rows.append((self._time_s(self._steps), probability))
+            self._steps += 1
+            self._block[:overlap] = self._block[stride:]
+            self._kept = overlap
+        self._samples = samples[start:]
+        return np.array(rows) if rows else np.zeros((0, 2))
 
     def _time_s(self, step: int) -> float:
         a = self.architecture
         frame = step * a.stride[1] + a.kernel[1] - 1
-        return (self._state.began + frame * a.front_end.hop_samples) / a.front_end.sample_rate_hz
+        return (self._began + frame * a.front_end.hop_samples) / a.front_end.sample_rate_hz
 
     def _log_mels(self, samples: np.ndarray, out: np.ndarray) -> None:
         """(samples,) float32 -> out (frames, mels): as `features.mel_power` and `features.log_mel`."""
-        front_end = self.architecture.front_end
+        front_end, size = self.architecture.front_end, samples.itemsize
         frames = np.ndarray(
             (len(out), front_end.window_samples),
             np.float32,
             samples,
-            strides=(front_end.hop_samples * samples.itemsize, samples.itemsize),
+            strides=(front_end.hop_samples * size, size),
         )
-        parts = np.fft.rfft(frames * self._hann).view(np.float32)
-        power = np.square(parts, out=parts) @ self._filters
-        np.maximum(power, front_end.floor, out=power)
-        np.log(np.minimum(power, front_end.ceiling, out=power), out=out)
+        spectra = np.fft.rfft(frames * self._hann, out=self._spectra[: len(out)])
+        parts = spectra.view(np.float32)  # real and imaginary in turn
+        np.square(parts, out=parts)
+        power = np.add(parts[:, ::2], parts[:, 1::2], out=self._power[: len(out)])
+        np.matmul(power, self._filters, out=out)
+        np.maximum(out, front_end.floor, out=out)
+        np.minimum(out, front_end.ceiling, out=out)
+        np.log(out, out=out)
 
     def _step(self) -> float:
         """One step on the log-mels in the block -> probability of the keyword in the last second."""
-        a, state = self.architecture, self._state
-        patches = self._patches.reshape(a.conv_mels, -1)
-        inputs = (patches @ self._kernel + self._kernel_bias).reshape(1, -1)
-        hidden, outputs = state.hidden, state.outputs
+        outputs, inputs = self._outputs, self._inputs[None]
         if self.mode == "window":  # the window that is complete makes room for a new one
-            hidden[:, :-1] = hidden[:, 1:]
-            hidden[:, -1] = 0
             outputs[:-1] = outputs[1:]
-        else:
-            outputs[0, :-1] = outputs[0, 1:]
-        for layer, memory in zip(self._gru, hidden, strict=True):
-            inputs = layer.advance(inputs, memory)
-            memory[:] = inputs
-        if self.mode == "window":  # the newest window's output is its first, the oldest one's its last
-            windows = a.steps
-            outputs.reshape(windows * windows, -1)[windows - 1 : windows**2 - 1 : windows - 1] = inputs
+            for layer in self._gru:
+                layer.hidden[:-1] = layer.hidden[1:]
+                layer.hidden[-1] = 0
             last = outputs[0]
         else:
-            outputs[0, -1] = inputs
-            last = outputs[0, -min(state.step + 1, a.steps) :]
-        weight, bias = self._attend
-        energies = np.tanh(last @ weight + bias) @ self._energy
-        weights = np.exp(energies - energies.max())
-        logit = float(weights @ (last @ self._keyword)) / float(weights.sum()) + float(self._keyword_bias)
-        return float(1 / (1 + np.exp(-logit))) if logit > -700 else 0.0
+            outputs[0, :-1] = outputs[0, 1:]
+            last = outputs[0, -min(self._steps + 1, len(outputs[0])) :]
+        for layer in self._gru:
+            inputs = layer.advance(inputs)
+        self._newest[:] = inputs
+        energies = np.tanh(last @ self._attend) @ self._energy
+        weights = np.exp(energies - np.maximum.reduce(energies))
+        logit, total = (weights @ (last @ self._classify)).tolist()
+        return 1 / (1 + math.exp(-logit / total)) if logit > -700 * total else 0.0
+
+
+class _Layer:
+    """A GRU layer for any number of windows; states change in place. Biases stand below the weights,
+    for states and inputs that end in a 1. With t = tanh(x / 2), sigmoid(x) is (t + 1) / 2: the halves
+    are in the weights, but for the one of the update gate.
+
+        1 + t_r, 1 + t_z = 1 + tanh((x W + h U) / 2)
+        n = tanh(x W_n + (1 + t_r) (h U_n) / 2)
+        h' = n + (1 + t_z) / 2 (h - n)
+    """
+
+    def __init__(self, weights: dict[str, np.ndarray], layer: int, size: int, rows: int, windows: int):
+        inputs, hidden, input_bias, hidden_bias = (
+            weights[f"gru.{kind}_{side}_l{layer}"] for kind in ("weight", "bias") for side in ("ih", "hh")
+        )
+        self.input_weights = np.concatenate([inputs, input_bias[:, None]], axis=1).T
+        self._hidden_weights = np.concatenate([hidden, hidden_bias[:, None]], axis=1).T * np.float32(0.5)
+        self._hidden_weights = np.ascontiguousarray(self._hidden_weights)
+        self._with_one = np.ones((windows, size + 1), np.float32)
+        self.hidden = self._with_one[:, :size]
+        self._ours, self._theirs = (np.zeros((n, 3 * size), np.float32) for n in (rows, windows))
+        self._gates, self._new = np.zeros((windows, 2 * size), np.float32), np.zeros_like(self.hidden)
+        self._halves = np.repeat(np.float32([0.5, 0.5, 1]), size)
+        # Views, as making one takes as long as adding two rows.
+        self._our_gates, self._our_new = self._ours[:, : 2 * size], self._ours[:, 2 * size :]
+        self._their_gates, self._their_new = self._theirs[:, : 2 * size], self._theirs[:, 2 * size :]
+        self._reset, self._update = self._gates[:, :size], self._gates[:, size:]
+        self.read(self.input_weights)
+
+    def read(self, input_weights: np.ndarray) -> None:
+        """Takes (inputs + 1, 3 hidden) as the weights of inputs that end in a 1."""
+        self._input_weights = np.ascontiguousarray(input_weights * self._halves)
+
+    def advance(self, inputs: np.ndarray) -> np.ndarray:
+        """(windows or 1, inputs + 1) -> the new states (windows, hidden + 1), ending in a 1."""
+        hidden, gates, new = self.hidden, self._gates, self._new
+        np.matmul(inputs, self._input_weights, out=self._ours)
+        np.matmul(self._with_one, self._hidden_weights, out=self._theirs)
+        np.add(self._our_gates, self._their_gates, out=gates)
+        np.tanh(gates, out=gates)
+        gates += 1
+        np.multiply(self._reset, self._their_new, out=new)
+        new += self._our_new
+        np.tanh(new, out=new)
+        np.subtract(hidden, new, out=hidden)
+        np.multiply(hidden, self._update, out=hidden)
+        np.multiply(hidden, 0.5, out=hidden)
+        np.add(hidden, new, out=hidden)
+        return self._with_one
+
+
+def _convolved(weights: dict[str, np.ndarray], a: Architecture, input_weights: np.ndarray) -> np.ndarray:
+    """(kernel frames * mels + 1, 3 hidden): convolution and the first layer's input weights in one, as
+    there is nothing but a sum between them. input_weights: (channels * conv_mels + 1, 3 hidden)."""
+    kernel = weights["convolution.weight"][:, 0].astype(np.float64)  # (channels, kernel mels, frames)
+    of_maps = input_weights[:-1].astype(np.float64).reshape(a.channels, a.conv_mels, -1)
+    made = np.zeros((a.kernel[1], a.front_end.mels, of_maps.shape[2]))
+    for row in range(a.conv_mels):
+        under = slice(row * a.stride[0], row * a.stride[0] + a.kernel[0])
+        made[:, under] += np.einsum("cmf,ch->fmh", kernel, of_maps[:, row])
+    bias = np.einsum("c,cmh->h", weights["convolution.bias"].astype(np.float64), of_maps) + input_weights[-1]
+    return np.concatenate([made.reshape(-1, made.shape[2]), bias[None]]).astype(np.float32)
+
+
+def _with_bias(weights: dict[str, np.ndarray], name: str) -> np.ndarray:
+    """(outputs, inputs + 1): a linear layer's weights for inputs that end in a 1."""
+    return np.concatenate([weights[f"{name}.weight"], weights[f"{name}.bias"][:, None]], axis=1)
 
 
 def ready(path: Path, mode: str | None = None, **wanted) -> tuple[Stream, Detector]:
@@ -252,33 +317,6 @@ def ready(path: Path, mode: str | None = None, **wanted) -> tuple[Stream, Detect
     stream = Stream.load(path, mode)
     values = kept.get(mode, {}) | {name: value for name, value in wanted.items() if value is not None}
     return stream, Detector(**values)
-
-
-class _Layer:
-    """A GRU layer for any number of windows. Weights of the two gates are halved beforehand, as
-    sigmoid(x) = tanh(x / 2) / 2 + 1 / 2; halving is exact."""
-
-    def __init__(self, weights: dict[str, np.ndarray], layer: int):
-        inputs, hidden, input_bias, hidden_bias = (
-            weights[f"gru.{kind}_{side}_l{layer}"] for kind in ("weight", "bias") for side in ("ih", "hh")
-        )
-        self.size = size = hidden.shape[1]
-        half = np.repeat(np.float32([0.5, 0.5, 1]), size)
-        self.inputs = np.ascontiguousarray((inputs * half[:, None]).T)
-        self.hidden = np.ascontiguousarray((hidden * half[:, None]).T)
-        self.input_bias = half * input_bias
-        self.input_bias[: 2 * size] += (half * hidden_bias)[: 2 * size]
-        self.new_bias = hidden_bias[2 * size :]
-
-    def advance(self, inputs: np.ndarray, hidden: np.ndarray) -> np.ndarray:
-        """inputs: (windows or 1, inputs), hidden: (windows, hidden) -> (windows, hidden)."""
-        size = self.size
-        ours, theirs = inputs @ self.inputs + self.input_bias, hidden @ self.hidden
-        gates = np.tanh(ours[:, : 2 * size] + theirs[:, : 2 * size])
-        gates += 1
-        gates *= 0.5
-        new = np.tanh(ours[:, 2 * size :] + gates[:, :size] * (theirs[:, 2 * size :] + self.new_bias))
-        return new + gates[:, size:] * (hidden - new)
 
 
 def _clean(samples: np.ndarray) -> np.ndarray:

@@ -79,3 +79,23 @@ def test_force_forgets_the_training_of_its_stage_alone(run):
 def test_index_of_a_run_without_results_can_be_read(run):
     page = report.write_index(run).read_text()
     assert "No setting measured yet" in page and "sheila" in page
+
+
+def test_a_page_without_audio_keeps_all_else():
+    sound = '<audio controls preload="none" src="data:audio/flac;base64,AAAA"></audio>'
+    page = f'<p>before</p>{sound}<img src="data:image/png;base64,BBBB">{sound}<p>after</p>'
+    bare = report.without_audio(page)
+    assert "data:audio" not in bare and "<audio" not in bare
+    assert bare.count("recording left out") == 2
+    assert bare.startswith("<p>before</p>") and 'png;base64,BBBB">' in bare and bare.endswith("<p>after</p>")
+
+
+def test_force_forgets_the_stage_s_own_training_alone(run):
+    for name in ("baseline", "baseline-stream", "student3", "student3-labels", "student3-stream"):
+        run.resume(name).parent.mkdir(parents=True, exist_ok=True)
+        run.resume(name).write_bytes(b"x")
+    report._forget(run, "02_streaming")
+    left = {path.stem for path in (run.folder / "resume").iterdir()}
+    assert left == {"baseline", "student3", "student3-labels"}
+    report._forget(run, "05_distillation_3")
+    assert {path.stem for path in (run.folder / "resume").iterdir()} == {"baseline"}

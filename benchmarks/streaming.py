@@ -1,0 +1,285 @@
+"""What a second of audio costs: our streaming engine, a torch one, pymicro-wakeword, pyopen-wakeword.
+
+Each engine hears the same minute in a process of its own, one thread, 80 ms and 1 s at a time; turns
+alternate, medians and ratios are of one run. Start-up is from the command to the first row; memory is
+resident, at the end. The two packages are not dependencies: pip install pymicro-wakeword
+pyopen-wakeword, or they are left out. --hours feeds the smallest student a day instead.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+RATE_HZ = 16000
+PIECES = {"80 ms": 1280, "1 s": 16000}
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+class TorchStream:
+    """The network on a stream as one writes it in torch: the same buffers, torch's own layers."""
+
+    def __init__(self, path: Path):
+        import torch
+
+        from kwslib import features, models
+
+        torch.set_num_threads(1)
+        self.torch, self.features, self.model = torch, features, models.load(path)
+        self.samples = torch.zeros(0)
+        self.frames = torch.zeros(1, self.model.architecture.front_end.mels, 0)
+        self.state, self.outputs = None, torch.zeros(1, 0, self.model.architecture.hidden)
+
+    def feed(self, samples) -> list[float]:
+        a, torch, found = self.model.architecture, self.torch, []
+        hop, window = a.front_end.hop_samples, a.front_end.window_samples
+        with torch.inference_mode():
+            self.samples = torch.cat([self.samples, torch.from_numpy(samples.astype("float32") / 32768)])
+            count = max(0, (len(self.samples) - window) // hop + 1)
+            if count:
+                framed = self.samples[: (count - 1) * hop + window].unfold(0, window, hop)
+                spectrum = torch.fft.rfft(framed * torch.from_numpy(a.front_end.window())).abs().square()
+                power = (spectrum @ torch.from_numpy(a.front_end.filters())).T[None]
+                self.frames = torch.cat([self.frames, self.features.log_mel(power, a.front_end)], dim=2)
+                self.samples = self.samples[count * hop :]
+            while self.frames.shape[2] >= a.kernel[1]:
+                outputs, self.state = self.model.gru(
+                    self.model.convolve(self.frames[:, :, : a.kernel[1]]), self.state
+                )
+                self.frames = self.frames[:, :, a.stride[1] :]
+                self.outputs = torch.cat([self.outputs, outputs], dim=1)[:, -a.steps :]
+                found.append(float(torch.softmax(self.model.classify(self.outputs), 1)[0, 1]))
+        return found
+
+
+def ours(path: Path, mode: str):
+    from kwslib import streaming
+
+    return streaming.Stream.load(path, mode).feed, path.stat().st_size
+
+
+def in_torch(path: Path, _mode: str):
+    return TorchStream(path).feed, path.stat().st_size
+
+
+def micro(_path: Path, _mode: str):
+    import pymicro_wakeword as package
+
+    model = package.MicroWakeWord.from_builtin(package.Model.OKAY_NABU)
+    front_end = package.MicroWakeWordFeatures()
+
+    def feed(samples) -> list:
+        found = []
+        for features in front_end.process_streaming(samples.tobytes()):
+            model.process_streaming(features)
+            found.append(0)
+        return found
+
+    return feed, _model_bytes(package, "okay_nabu")
+
+
+def open_(_path: Path, _mode: str):
+    import pyopen_wakeword as package
+
+    model = package.OpenWakeWord.from_builtin(package.Model.OKAY_NABU)
+    front_end = package.OpenWakeWordFeatures.from_builtin()
+
+    def feed(samples) -> list:
+        found = []
+        for features in front_end.process_streaming(samples.tobytes()):
+            found += list(model.process_streaming(features))
+        return found
+
+    return feed, _model_bytes(package, "okay_nabu", "melspectrogram", "embedding")
+
+
+def _model_bytes(package, *names: str) -> int:
+    files = Path(package.__file__).parent.rglob("*.tflite")
+    return sum(file.stat().st_size for file in files if any(name in file.name for name in names))
+
+
+ENGINES = {"ours": ours, "torch": in_torch, "pymicro-wakeword": micro, "pyopen-wakeword": open_}
+
+
+def worker(engine: str, path: Path, mode: str, begun: float) -> None:
+    """Hears as it is told on standard input ('80 ms', '1 s'), answers in JSON."""
+    import numpy as np
+    import psutil
+
+    feed, model_bytes = ENGINES[engine](path, mode)
+    audio = np.random.default_rng(0).normal(0, 2000, 60 * RATE_HZ).astype(np.int16)
+    start, rows = 0, []
+    while not len(rows) and start < len(audio):
+        rows = feed(audio[start : start + 1280])
+        start += 1280
+    print(json.dumps({"start_s": time.time() - begun, "model_bytes": model_bytes}), flush=True)
+    for line in sys.stdin:
+        piece = PIECES[line.strip()]
+        spent = time.process_time()
+        for start in range(0, len(audio), piece):
+            feed(audio[start : start + piece])
+        spent = time.process_time() - spent
+        answer = {
+            "ms_per_s": 1000 * spent / (len(audio) / RATE_HZ),
+            "memory_mb": psutil.Process().memory_info().rss / 2**20,
+        }
+        print(json.dumps(answer), flush=True)
+
+
+def parts(path: Path) -> dict[str, float]:
+    """Milliseconds a second of audio that our engine spends on log-mels, and on the rest of a step."""
+    import numpy as np
+
+    from kwslib import streaming
+
+    found = {}
+    for mode in streaming.MODES:
+        stream = streaming.Stream.load(path, mode)
+        audio = np.random.default_rng(0).normal(0, 2000, 60 * RATE_HZ).astype(np.int16)
+        log_mels, spent = stream._log_mels, [0.0]
+
+        def timed(samples, out, log_mels=log_mels, spent=spent):
+            begun = time.perf_counter()
+            log_mels(samples, out)
+            spent[0] += time.perf_counter() - begun
+
+        stream.hear(audio[: 5 * RATE_HZ])
+        stream._log_mels, spent[0] = timed, 0.0
+        begun = time.perf_counter()
+        stream.hear(audio)
+        whole = time.perf_counter() - begun
+        found[mode] = {"log-mel": spent[0] / 0.06, "network": (whole - spent[0]) / 0.06}
+    return found
+
+
+def long_run(path: Path, hours: float) -> list[dict]:
+    """Feeds hours of audio in both modes: memory at both ends, speed, exact positions, and the last hour
+    against the same hour heard by a fresh engine."""
+    import numpy as np
+    import psutil
+
+    from kwslib import streaming
+
+    hour = np.random.default_rng(1).normal(0, 2000, 3600 * RATE_HZ).astype(np.int16)
+    rows = []
+    for mode in streaming.MODES:
+        stream = streaming.Stream.load(path, mode)
+        fresh = stream.hear(hour, 16000)
+        stream.reset()
+        begun, memory = time.perf_counter(), []
+        for _ in range(round(hours)):
+            said = [stream.feed(hour[start : start + 1280]) for start in range(0, len(hour), 1280)]
+            memory.append(psutil.Process().memory_info().rss / 2**20)
+        seconds = time.perf_counter() - begun
+        last = np.concatenate([*said, stream.flush()])
+        offset = (round(hours) - 1) * 3600
+        at = np.searchsorted(fresh[:, 0], last[:, 0] - offset - 1e-6)
+        same = (at < len(fresh)) & (last[:, 0] - offset > 30)
+        gaps = np.abs(fresh[at[same], 1] - last[same, 1])
+        rows.append(
+            {
+                "mode": mode,
+                "hours": round(hours),
+                "times_real_time": round(hours * 3600 / seconds),
+                "memory_mb": [round(memory[0], 1), round(memory[-1], 1)],
+                "position_s": stream.position_s,
+                "steps_in_step_with_a_fresh_engine": int(same.sum()),
+                "largest_time_difference_s": float(np.abs(last[same, 0] - offset - fresh[at[same], 0]).max()),
+                "largest_difference_after_30_s": float(gaps.max()),
+            }
+        )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run", type=Path, default=ROOT / "reports" / "speech-commands-happy")
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--hours", type=float, default=0, help="instead: a long run of the smallest student")
+    parser.add_argument("--json", type=Path, help="where to write the result")
+    parser.add_argument("--worker", nargs=4, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        engine, path, mode, begun = options.worker
+        worker(engine, Path(path), mode, float(begun))
+        return
+    os.environ.update(dict.fromkeys(THREADS, "1"))
+    checkpoint = {
+        name: options.run / "checkpoints" / f"{name}.safetensors" for name in ("baseline", "student3")
+    }
+    if options.hours:
+        result = long_run(checkpoint["student3"], options.hours)
+        for row in result:
+            print(", ".join(f"{name.replace('_', ' ')} {value}" for name, value in row.items()))
+    else:
+        result = compare(checkpoint, options.turns)
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def compare(checkpoint: dict[str, Path], turns: int) -> dict:
+    wanted = [
+        (f"ours, {name}, {mode}", "ours", checkpoint[name], mode)
+        for name in checkpoint
+        for mode in ("carried", "window")
+    ]
+    wanted += [(f"torch, {name}, carried", "torch", checkpoint[name], "carried") for name in checkpoint]
+    for package in ("pymicro-wakeword", "pyopen-wakeword"):
+        if importlib.util.find_spec(package.replace("-", "_")):
+            wanted.append((package, package, checkpoint["baseline"], "-"))
+        else:
+            print(f"{package} is not installed: left out", file=sys.stderr)
+    running, found = {}, {}
+    for name, engine, path, mode in wanted:
+        command = [sys.executable, __file__, "--worker", engine, str(path), mode, repr(time.time())]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        running[name], found[name] = process, {"ms": {piece: [] for piece in PIECES}}
+        found[name] |= json.loads(process.stdout.readline())
+    for turn in range(turns + 1):
+        for name, process in running.items():
+            for piece in PIECES:
+                process.stdin.write(piece + "\n")
+                process.stdin.flush()
+                answer = json.loads(process.stdout.readline())
+                found[name]["memory_mb"] = answer["memory_mb"]
+                if turn:  # the first turn warms up
+                    found[name]["ms"][piece].append(answer["ms_per_s"])
+    for process in running.values():
+        process.stdin.close()
+        process.wait()
+    reference = found.get("pymicro-wakeword")
+    rows = []
+    for name, values in found.items():
+        row = {"engine": name}
+        for piece, times in values["ms"].items():
+            row[f"ms a second, {piece}"] = round(statistics.median(times), 3)
+        if reference:
+            theirs = statistics.median(reference["ms"]["80 ms"])
+            row["of pymicro's"] = round(statistics.median(values["ms"]["80 ms"]) / theirs, 3)
+        row |= {
+            "start s": round(values["start_s"], 2),
+            "memory MB": round(values["memory_mb"], 1),
+            "model bytes": values["model_bytes"],
+        }
+        rows.append(row)
+    names = list(rows[0])
+    print("".join(f"{name:>{28 if name == 'engine' else 20}}" for name in names))
+    for row in rows:
+        print("".join(f"{row[name]!s:>{28 if name == 'engine' else 20}}" for name in names))
+    split = {name: parts(path) for name, path in checkpoint.items()}
+    for name, modes in split.items():
+        for mode, values in modes.items():
+            print(
+                f"{name}, {mode}: " + ", ".join(f"{part} {ms:.3f} ms a second" for part, ms in values.items())
+            )
+    return {"rows": rows, "parts": split}
+
+
+if __name__ == "__main__":
+    main()
