@@ -205,6 +205,12 @@ class Experiment:
         """A trained setting of this run; `MissingStageError` says what to run first."""
         return quantization.load(self.run.needed("checkpoints", setting, "safetensors"))
 
+    def evaluate_clips(self, model: torch.nn.Module) -> dict:
+        """Quality of a network on the reported clips, nothing written."""
+        clips = self.reported
+        scores = training.probabilities(model, self.features, clips)
+        return _quality(self.labels[clips], scores, self.corpus.speakers[clips])
+
     def measure(self, setting: str, model: torch.nn.Module, epoch: int | None = None) -> dict:
         """Scores the reported part, writes scores and metrics of the setting, returns the metrics."""
         clips, p = self.reported, self.run.parameters

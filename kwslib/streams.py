@@ -92,11 +92,18 @@ class Streams:
 
     # Training
 
-    def train(self, setting: str, share: tasks.Share | None = None, name: str | None = None) -> Trained:
+    def train(
+        self,
+        setting: str,
+        share: tasks.Share | None = None,
+        name: str | None = None,
+        epochs: int | None = None,
+    ) -> Trained:
         """Trains a setting of this run further, on continuous tracks, and saves it as `name`, by default
-        SETTING-stream. `tasks.Share` says what the tracks are made of."""
+        SETTING-stream. share: what the tracks are made of; epochs: other than the recipe's."""
         e, p = self.experiment, self.experiment.run.parameters
         name, recipe = name or setting + STREAMED, training.recipe(setting + STREAMED, p.profile)
+        recipe = replace(recipe, epochs=epochs or recipe.epochs)
         if share is None:
             share = tasks.Share(clips=8, tracks=2) if p.profile == "smoke" else tasks.Share()
         model = models.load(e.run.needed("checkpoints", setting, "safetensors"))
@@ -219,7 +226,7 @@ class Streams:
                 key,
                 detector=chosen[key],
                 clips=self._on_clips(curves, pooled, detector, heard[key], made, offline[key[0]]),
-                speech={"kind": kind} | self._on_speech(detector, on_speech[key], on_keywords[key], len(speech)),
+                speech={"kind": kind} | self.on_speech(detector, on_speech[key], on_keywords[key], len(speech)),
                 mixed={
                     str(round(db)): self._outcome(detector, *on_mixed[db][key], mixed[db].words, 0.0).to_json()
                     for db in OVER_DB
@@ -278,7 +285,7 @@ class Streams:
             "chosen": reduce(add, at_chosen).to_json(),
         }
 
-    def _on_speech(self, detector, on_speech, on_keywords, samples: int) -> dict:
+    def on_speech(self, detector, on_speech, on_keywords, samples: int) -> dict:
         """False accepts on running speech over misses of the keyword between two words."""
         smoothed = detector.smoothed(on_speech[1]), detector.smoothed(on_keywords[1])
         hours, words = samples / tracks.RATE_HZ / 3600, self.keywords.words

@@ -118,7 +118,7 @@ class Tracks:
         audio = torch.from_numpy(np.stack([track for track, _ in made])).to(self.features.device)
         wanted = np.stack([tracks.targets(words, a, samples)[a.steps - 1 :] for _, words in made])
         wanted = torch.from_numpy(wanted).to(audio.device)
-        heard = np.stack([tracks.microphone(a.front_end.mels, draw) for _ in made])[..., None]
+        heard = np.stack([tracks.microphone(a.front_end.mels, share.mix, draw) for _ in made])[..., None]
         power = features.mel_power(audio, a.front_end) * torch.from_numpy(np.exp(heard)).to(audio.device)
         log_mels = features.log_mel(power, a.front_end)
         carried, state = network.carried(log_mels, state)

@@ -95,6 +95,7 @@ class Mix:
     cut: float = 0.2  # of the other pieces: words of the corpus cut at random places
     noise: float = 0.05  # of the other pieces: background noise alone
     joined: float = 0.5  # of the pieces follow the one before without a gap
+    varied: bool = True  # every piece at another pace, every track through another microphone
 
 
 def training_track(
@@ -110,10 +111,10 @@ def training_track(
         if generator.random() < mix.keyword:
             clip = sources.keyword[generator.integers(len(sources.keyword))]
             begin, end = sources.spans[clip]
-            piece = paced(sources.clips[clip][begin:end], generator)
+            piece = paced(sources.clips[clip][begin:end], mix, generator)
             words.append((at / RATE_HZ, (at + len(piece)) / RATE_HZ))
         else:
-            piece = paced(_other_piece(sources, mix, generator), generator)
+            piece = paced(_other_piece(sources, mix, generator), mix, generator)
         lay(track, piece * np.float32(10 ** (generator.uniform(-8, 4) / 20) / 32768), at)
         at += len(piece)
     level = np.sqrt(np.mean(track**2)) + 1e-4
@@ -129,19 +130,20 @@ def training_track(
     return np.clip(track, -1, 1), np.array(words).reshape(-1, 2)
 
 
-def paced(piece: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+def paced(piece: np.ndarray, mix: Mix, generator: np.random.Generator) -> np.ndarray:
     """(samples,) float32: said faster and higher, or slower and lower, by interpolation (speed
     perturbation, Ko et al. 2015): a handful of speakers becomes many."""
-    pace = generator.uniform(*PACE)
-    if not len(piece):
+    if not mix.varied or not len(piece):
         return piece.astype(np.float32)
-    places = np.arange(0, len(piece) - 1, pace)
+    places = np.arange(0, len(piece) - 1, generator.uniform(*PACE))
     return np.interp(places, np.arange(len(piece)), piece).astype(np.float32)
 
 
-def microphone(mels: int, generator: np.random.Generator) -> np.ndarray:
+def microphone(mels: int, mix: Mix, generator: np.random.Generator) -> np.ndarray:
     """(mels,) float32 to be added to log-mels: a tilted and bent frequency response."""
     place = np.linspace(-1, 1, mels, dtype=np.float32)
+    if not mix.varied:
+        return np.zeros_like(place)
     tilt, bend = generator.uniform(-TILT, TILT), generator.uniform(-BEND, BEND)
     return tilt * place + bend * (1 - 2 * place**2)
 

@@ -70,6 +70,8 @@ def test_no_audio_and_no_machine_paths_are_committed():
 
 
 def test_importing_the_package_imports_no_torch():
-    light = "metrics, architecture, checkpoints, data, runs, events, streaming, inputs, published, report, cli"
+    light = (
+        "metrics, architecture, checkpoints, data, runs, events, streaming, inputs, published, report, cli"
+    )
     program = f"import sys; from kwslib import {light}; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0

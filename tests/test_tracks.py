@@ -143,10 +143,17 @@ def test_mixed_in_words_are_as_loud_as_is_said(sources):
 
 
 def test_a_microphone_is_bounded():
-    responses = np.array([tracks.microphone(40, np.random.default_rng(s)) for s in range(50)])
+    responses = np.array([tracks.microphone(40, Mix(), np.random.default_rng(s)) for s in range(50)])
     assert responses.shape == (50, 40) and np.abs(responses).max() <= tracks.TILT + tracks.BEND
     assert responses.std() > 0.1
 
 
 def test_nothing_paced_is_nothing():
-    assert len(tracks.paced(np.zeros(0, np.int16), np.random.default_rng(0))) == 0
+    assert len(tracks.paced(np.zeros(0, np.int16), Mix(), np.random.default_rng(0))) == 0
+
+
+def test_without_variation_words_are_as_they_were(sources):
+    mix = Mix(keyword=1, joined=1, varied=False)
+    _, words = training_track(sources, mix, 64000, np.random.default_rng(0))
+    np.testing.assert_allclose(np.diff(words, axis=1), 0.4)
+    assert not tracks.microphone(40, mix, np.random.default_rng(0)).any()

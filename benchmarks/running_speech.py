@@ -1,0 +1,86 @@
+"""What each measure against false accepts on running speech brings: an ablation.
+
+Networks of a finished run are trained further on continuous tracks, with one measure more each time,
+and judged on running speech: false accepts an hour where 5 % of the keywords are missed. Resumable: a
+variant that is trained is not trained again.
+"""
+
+import argparse
+import json
+from itertools import product
+from pathlib import Path
+
+from kwslib import data, experiments, runs, streams
+from kwslib.events import Detector
+from kwslib.streaming import MODES
+from kwslib.tasks import Share
+from kwslib.tracks import Mix
+
+BARE = {"talk": 0.0, "cut": 0.0, "noise": 0.0, "varied": False}
+VARIANTS = {  # name -> what is added to the one before
+    "words": Share(hardest=0.0, mix=Mix(**BARE)),
+    "cut words, noise": Share(hardest=0.0, mix=Mix(**BARE | {"cut": 0.2, "noise": 0.05})),
+    "talk": Share(hardest=0.0, mix=Mix(varied=False)),
+    "hardest steps": Share(mix=Mix(varied=False)),
+    "pace, microphone": Share(),
+}
+SHARE = "0.05"  # of the keywords missed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("corpus", help="a corpus name or folder; running speech beside it is used")
+    parser.add_argument("--run", required=True, help="a finished run of this corpus; checkpoints go there")
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--networks", nargs="+", default=["baseline", "student3"])
+    parser.add_argument("--train-only", action="store_true", help="leave the judging to another call")
+    parser.add_argument("--json", type=Path, help="where to write the result")
+    options = parser.parse_args()
+    held = json.loads((runs.Parameters(run=options.run).folder / "run.json").read_text())["parameters"]
+    held["corpus"] = options.corpus
+    experiment = experiments.open_experiment(**held, run=options.run)
+    audio, settings = streams.Streams(experiment), {}
+    for network in options.networks:
+        settings[network, "clips alone"] = network
+        for variant, share in VARIANTS.items():
+            name = f"{network}-ablation-{variant.replace(', ', '-').replace(' ', '-')}"
+            audio.train(network, share, name, options.epochs)
+            settings[network, variant] = name
+    if options.train_only:
+        return
+    print("judging", flush=True)
+    kind, speech = audio.speech
+    names = list(settings.values())
+    on_speech, on_keywords = audio.hear(names, speech), audio.hear(names, audio.keywords.samples)
+    rows = []
+    for (network, variant), name in settings.items():
+        quality = experiment.evaluate_clips(experiment.load(name))
+        row = {"network": network, "variant": variant, "one_minus_auc": quality["one_minus_auc"]}
+        for mode, smoothing in product(MODES, (1, 3)):
+            key = (name, mode)
+            found = audio.on_speech(
+                Detector(smoothing=smoothing), on_speech[key], on_keywords[key], len(speech)
+            )
+            point = found["at_misses"][SHARE]
+            row[f"{mode}, {smoothing}"] = point["false_accepts_per_h"] if point else None
+        rows.append(row)
+        rates = ", ".join(
+            f"{k} {v[0]:.1f} [{v[1]:.1f}, {v[2]:.1f}]" for k, v in row.items() if isinstance(v, list)
+        )
+        print(f"{network:<10}{variant:<20}1-AUC {row['one_minus_auc']:.2e}  false accepts an hour: {rates}")
+    if options.json:
+        result = {
+            "corpus": data.name_of(options.corpus),
+            "keyword": held["keyword"],
+            "split": held["split"],
+            "epochs": options.epochs,
+            "speech": kind,
+            "speech_hours": len(speech) / 16000 / 3600,
+            "keywords": len(audio.keywords.words),
+            "rows": rows,
+        }
+        options.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
