@@ -345,7 +345,7 @@ def detector_grid(results: list[dict]):
     figure, axes = plt.subplots(1, len(results), figsize=(9, 3.2), sharey=True, squeeze=False)
     for result, ax in zip(results, axes[0], strict=True):
         detector = result["detector"]
-        grid = np.array(detector["grid"])  # rows of smoothing, release, refractory_s, misses
+        grid = np.array(sorted(detector["grid"]))  # rows of smoothing, release, refractory_s, misses
         rows, columns = np.unique(grid[:, 0]), np.unique(grid[:, 1:3], axis=0)
         share = 100 * grid[:, 3].reshape(len(rows), len(columns)) / (4 * detector["words"])
         sns.heatmap(share, annot=True, fmt=".0f", cmap="Blues", cbar=False, ax=ax, annot_kws={"size": 7})

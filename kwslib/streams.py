@@ -26,6 +26,7 @@ from .streaming import MODES, Stream
 STREAMED = "-stream"  # a network trained on clips, then on continuous audio: baseline-stream
 MISSES = (0.02, 0.05, 0.10, 0.20)
 OVER_DB = (20.0, 10.0, 5.0)
+PLATEAU_S = 0.3  # at most so much later than offline the probability should fall
 CHOICE_SEED = 1000  # of the stream that detectors are chosen on, none of those that are reported
 GRID = {"smoothing": (1, 2, 3, 5), "release": (0.3, 0.6, 0.9), "refractory_s": (0.5, 1.0)}
 
@@ -191,9 +192,9 @@ class Streams:
         kept = {mode: asdict(_detector(chosen[setting, mode])) for mode in modes}
         checkpoints.write(path, arrays, metadata | {"detectors": json.dumps(kept)})
 
-    def judge(self, chosen: dict[tuple[str, str], dict]) -> None:
+    def judge(self, chosen: dict[tuple[str, str], dict], plateaus: dict[str, pandas.DataFrame]) -> None:
         """Judges settings and modes with the detectors that `choose` gave them on everything; writes
-        `streams/SETTING-MODE.json`."""
+        `streams/SETTING-MODE.json`. plateaus: setting -> as `Experiment.plateaus`, noted beside."""
         from tqdm import tqdm
 
         keys = list(chosen)
@@ -225,6 +226,7 @@ class Streams:
             self._write(
                 key,
                 detector=chosen[key],
+                plateau_s=_plateau(plateaus[key[0]], key[1]),
                 clips=self._on_clips(curves, pooled, detector, heard[key], made, offline[key[0]]),
                 speech={"kind": kind} | self.on_speech(detector, on_speech[key], on_keywords[key], len(speech)),
                 mixed={
@@ -314,6 +316,18 @@ class Streams:
         features = type(self.experiment.features)(clips, [], model.architecture.front_end)
         scores = training.probabilities(model, features, np.arange(len(clips)))
         return track.labels, scores, track.hours
+
+
+def _plateau(table: pandas.DataFrame, mode: str) -> dict:
+    """How much later than offline the probability falls after a keyword: median, longest, tracks, and
+    the share of them within the target."""
+    longer = table["longer"] if mode == "carried" else 0 * table["longer"]
+    return {
+        "median": float(longer.median()),
+        "longest": float(longer.max()),
+        "tracks": len(longer),
+        f"within_{PLATEAU_S}": float((longer <= PLATEAU_S + 1e-9).mean()),
+    }
 
 
 def _detector(values: dict) -> Detector:

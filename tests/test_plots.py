@@ -5,7 +5,7 @@ import numpy as np
 import pandas
 import pytest
 
-from kwslib import plots, published
+from kwslib import events, plots, published
 
 RNG = np.random.default_rng(0)
 LABELS = np.repeat([0, 1], [60, 20])
@@ -19,6 +19,18 @@ POINTS = pandas.DataFrame(
     index=["baseline", "student3-int8-static"],
 )
 TIMES = np.arange(10) * 0.08
+CURVE = {"words": 20, "hours": 2.0, "points": [[0.2, 1, 30], [0.6, 3, 4], [1.0, 20, 0]]}
+AT = {"miss_rate": [0.15, 0.03, 0.4], "false_accepts_per_h": [2.0, 0.5, 5.0], "offline_miss_rate": 0.1}
+STREAMED = {  # as streams.Streams.result gives it, as far as figures look
+    "setting": "student3-stream",
+    "mode": "carried",
+    "clips": {"det": CURVE, "det_of_each": [CURVE], "at_rate": {"1.0": None, "5.0": AT}},
+    "speech": {"det": CURVE, "at_misses": {"0.02": None, "0.2": AT}},
+    "detector": {
+        "smoothing": 3, "release": 0.5, "refractory_s": 1.0, "words": 20,
+        "grid": [[1, 0.5, 1.0, 7], [3, 0.5, 1.0, 5], [1, 0.9, 1.0, 8], [3, 0.9, 1.0, 6]],
+    },
+}  # fmt: skip
 
 FIGURES = {
     "word_counts": lambda: plots.word_counts({"happy": 3, "cat": 2}, "happy"),
@@ -31,8 +43,16 @@ FIGURES = {
     "stream": lambda: plots.stream(
         RNG.random(16000), 16000, {"a": (TIMES, TIMES)}, 0.5, {"happy": (0.2, 0.4)}
     ),
-    "stream_equality": lambda: plots.stream_equality(TIMES, TIMES + 1e-7),
-    "plateaus": lambda: plots.plateaus(pandas.DataFrame({"carried": [0.1, 0.2], "window": [0.0, 0.3]})),
+    "stream_equality": lambda: plots.stream_equality({"window": (TIMES, TIMES + 1e-7)}),
+    "plateaus": lambda: plots.plateaus(
+        {"baseline": pandas.DataFrame({"longer": [0.1, 0.2]})}, "longer", "seconds", 0.3
+    ),
+    "det": lambda: plots.det([STREAMED, STREAMED | {"setting": "student3"}], (1.0, 5.0)),
+    "running_speech": lambda: plots.running_speech([STREAMED], (0.05, 10)),
+    "detector_grid": lambda: plots.detector_grid([STREAMED]),
+    "detections": lambda: plots.detections(
+        TIMES, TIMES, TIMES, events.Detector(), TIMES[2:3], {"happy": (0.1, 0.2)}
+    ),
     "ratios": lambda: plots.ratios(POINTS, "speed", 1.6, "times"),
     "size_measures": lambda: plots.size_measures(pandas.DataFrame({"file": [5, 9]}, index=["a", "b"])),
     "frontier": lambda: plots.frontier(POINTS, published.peers(), published.bar()),
