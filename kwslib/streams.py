@@ -215,7 +215,7 @@ class Streams:
         on_mixed = {db: self.hear(settings, track.samples) for db, track in mixed.items()}
         for key in keys:
             detector = _detector(chosen[key])
-            at = events.thresholds(smoothed for _, smoothed in heard[key])
+            at = events.thresholds((smoothed for _, smoothed in heard[key]), 200)
             curves = [
                 Curve(at, events.det(times, smoothed, words, hours, detector, at))
                 for (times, smoothed), (words, hours) in zip(heard[key], made, strict=True)
