@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from kwslib import models
+from kwslib import cli, models
 from kwslib.architecture import ARCHITECTURES
 
 
@@ -101,3 +101,20 @@ def test_listening_does_not_import_torch(checkpoint, noise):
     command = [sys.executable, "-c", program, str(checkpoint)]
     heard = subprocess.run(command, input=noise.tobytes(), capture_output=True, timeout=60)
     assert heard.returncode == 0, heard.stderr.decode()
+
+
+def test_stream_resamples_and_mixes_and_says_so(checkpoint, noise, tmp_path):
+    there = np.repeat(np.asarray(noise, np.float32)[:, None] / 32768, 2, axis=1)
+    soundfile.write(tmp_path / "stereo.wav", there, 32000)
+    heard = kws("stream", checkpoint, tmp_path / "stereo.wav", "--threshold", 0, "--json")
+    assert heard.returncode == 0 and heard.stdout.count(b"\n") == 1
+    assert b"2 channels, mixed to one" in heard.stderr and b"32,000 Hz, resampled" in heard.stderr
+
+
+def test_the_meter_shows_probability_and_threshold(capsys):
+    meter = cli._Meter(0.75)
+    meter(12.3, 0.25)
+    line = capsys.readouterr().err
+    assert "12.3 s" in line and line.count("#") == 10 and line.index("|") - line.index("[") - 1 == 30
+    meter.clear()
+    assert capsys.readouterr().err.strip() == ""
