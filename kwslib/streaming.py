@@ -57,6 +57,8 @@ class Stream:
         windows = a.steps if mode == "window" else 1
         self._hann = front_end.window()
         self._filters = front_end.filters()
+        loudest = self._hann.sum() ** 2 * self._filters.sum(axis=0).max()
+        self._reaches_ceiling = loudest >= front_end.ceiling  # samples are at most 1
         self._spectra = np.zeros((a.kernel[1], front_end.bins), np.complex64)
         self._power = np.zeros(self._spectra.shape, np.float32)
         # Log-mels under the kernel; after them a 1, by which biases are part of the weights.
@@ -72,6 +74,8 @@ class Stream:
         attend, energy, classify = "attention.0", "attention.2", "classifier"
         self._attend = np.ascontiguousarray(_with_bias(weights, attend).T)
         self._energy = weights[f"{energy}.weight"][0]  # its bias shifts all energies alike
+        # An energy is at most the sum of these weights: small enough for exp, or the largest is taken off.
+        self._is_small = np.abs(self._energy).sum() < 80
         other, keyword = _with_bias(weights, classify)
         # Of two classes the difference of logits decides; beside it the 1 that the outputs end in.
         self._classify = np.stack([keyword - other, np.eye(a.hidden + 1, dtype=np.float32)[-1]], axis=1)
@@ -215,7 +219,8 @@ class Stream:
         power = np.add(parts[:, ::2], parts[:, 1::2], out=self._power[: len(out)])
         np.matmul(power, self._filters, out=out)
         np.maximum(out, front_end.floor, out=out)
-        np.minimum(out, front_end.ceiling, out=out)
+        if self._reaches_ceiling:
+            np.minimum(out, front_end.ceiling, out=out)
         np.log(out, out=out)
 
     def _step(self) -> float:
@@ -234,7 +239,7 @@ class Stream:
             inputs = layer.advance(inputs)
         self._newest[:] = inputs
         energies = np.tanh(last @ self._attend) @ self._energy
-        weights = np.exp(energies - np.maximum.reduce(energies))
+        weights = np.exp(energies if self._is_small else energies - energies.max())
         logit, total = (weights @ (last @ self._classify)).tolist()
         return 1 / (1 + math.exp(-logit / total)) if logit > -700 * total else 0.0
 

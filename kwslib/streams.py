@@ -110,7 +110,7 @@ class Streams:
         model = models.load(e.run.needed("checkpoints", setting, "safetensors"))
         training.unfold_input(model)
         speech = talk.read(p.keyword, "train", self.plan.talk_minutes)
-        clips = tasks.Clips(e.features, e.labels, e.parts)
+        clips = tasks.Clips(e.features, e.labels, e.parts, e.load("baseline"))
         result = training.train(
             model,
             tasks.Tracks(clips, self.sources("train", speech), share),

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kwslib import checkpoints, experiments, features, models, quantization
-from kwslib.architecture import ARCHITECTURES
+from kwslib.architecture import ARCHITECTURES, Architecture, FrontEnd
 from kwslib.streaming import MODES, State, Stream
 
 CHUNKS = (1, 7, 160, 1280, 5000)
@@ -300,6 +300,18 @@ def test_window_forgets_what_is_older_than_a_second(network, stream, waveform):
     after = np.concatenate([stream.feed(waveform), stream.flush()])
     # the first window that holds no frame of before, save the reflected start's
     assert np.array_equal(after[-5:, 1], alone[-5:, 1])
+
+
+def test_rare_architectures_stream_as_offline_too(waveform):
+    """A ceiling that audio reaches, energies too large for exp, three layers."""
+    size = Architecture(channels=2, hidden=6, layers=3, front_end=FrontEnd(ceiling=0.5))
+    model = models.build(size, 1).eval()
+    model.attention[2].weight.data *= 500
+    arrays = {name: value.detach().numpy() for name, value in model.state_dict().items()}
+    for mode in MODES:
+        _, wanted = experiments.offline_track(model, waveform, mode)
+        # float32, energies of some 100: the softmax over them turns 1e-7 into 1e-5
+        np.testing.assert_allclose(Stream(size, arrays, mode).hear(waveform)[:, 1], wanted, atol=1e-4)
 
 
 @pytest.mark.parametrize("samples", [16000, 40000])
