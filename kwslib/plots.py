@@ -296,7 +296,9 @@ def det(results: list[dict], rates: tuple[float, ...]):
                 reached, offline, "o", color=colour(result["setting"]), markerfacecolor=fill, markersize=5
             )
         ax.set_title(mode)
-        ax.set(xscale="log", yscale="log", xlabel="false accepts an hour", xlim=(0.1, 100), ylim=(0.01, 1))
+        ax.set(xscale="log", yscale="log", xlabel="false accepts an hour", xlim=(0.1, 100), ylim=(0.03, 1))
+        ax.set_yticks([0.05, 0.1, 0.2, 0.5, 1], ["5 %", "10 %", "20 %", "50 %", "100 %"], minor=False)
+        ax.set_yticks([], minor=True)
     panels[0][1].set_ylabel("share of keywords missed")
     panels[0][1].legend(fontsize=8)
     return _tight(figure)
@@ -334,6 +336,8 @@ def running_speech(results: list[dict], target: tuple[float, float]):
         ax.plot(*target, marker="*", color=RED, markersize=12, linestyle="none", label="target")
         ax.set_title(mode)
         ax.set(xscale="log", yscale="log", xlabel="share of keywords missed", xlim=(0.01, 0.5))
+        ax.set_xticks([0.01, 0.02, 0.05, 0.1, 0.2, 0.5], ["1 %", "2 %", "5 %", "10 %", "20 %", "50 %"])
+        ax.set_xticks([], minor=True)
     panels[0][1].set_ylabel("false accepts an hour")
     panels[-1][1].legend(fontsize=8)
     return _tight(figure)
@@ -348,7 +352,8 @@ def detector_grid(results: list[dict]):
         grid = np.array(sorted(detector["grid"]))  # rows of smoothing, release, refractory_s, misses
         rows, columns = np.unique(grid[:, 0]), np.unique(grid[:, 1:3], axis=0)
         share = 100 * grid[:, 3].reshape(len(rows), len(columns)) / (4 * detector["words"])
-        sns.heatmap(share, annot=True, fmt=".0f", cmap="Blues", cbar=False, ax=ax, annot_kws={"size": 7})
+        sns.heatmap(share, annot=True, fmt=".0f", cmap="Blues", cbar=False, ax=ax, robust=True,
+                    annot_kws={"size": 7})  # fmt: skip
         ax.set_xticklabels([f"{release:g}, {wait:g}" for release, wait in columns], rotation=90, fontsize=7)
         ax.set_yticklabels([f"{row:.0f}" for row in rows], rotation=0)
         chosen = (detector["release"], detector["refractory_s"])
