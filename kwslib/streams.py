@@ -49,7 +49,7 @@ class Plan:
 
 PLANS = {
     "smoke": Plan(0.3, 0.03, 2, 0.03, 0.3),
-    "quick": Plan(10, 0.5, 5, 0.5, 10),
+    "quick": Plan(5, 0.2, 5, 0.25, 5),
     "full": Plan(40, 3, 5, 2, 30),
 }
 
