@@ -53,7 +53,8 @@ def test_weights_are_within_half_a_step(model, quantized):
 def test_int8_weights_use_the_whole_range_and_do_not_wrap(model, quantized):
     for name, weight in int8_weights(quantized).items():
         integers, floats = weight.int_repr().int(), model.state_dict()[name]
-        assert integers.abs().max() >= 127, name
+        # 7 bits in a static convolution: its sums must not saturate
+        assert integers.abs().max() == 63 if name.startswith("conv") else integers.abs().max() >= 127, name
         assert ((integers * floats.sign()) >= 0).all(), name  # wrapped, an extreme would change sign
 
 
@@ -69,12 +70,14 @@ def test_extremes_and_zeros_survive():
     assert (weight.dequantize()[:, 1:] == 0).all()
 
 
-def test_static_ranges_hold_zero_and_what_was_seen(model, log_mels):
+def test_static_ranges_hold_zero_and_nearly_all_that_was_seen(model, log_mels):
     convolution = quantization.quantize_static(model, log_mels).convolution
     seen = log_mels[:, None]
     assert not torch.equal(seen, convolution.quant(seen).dequantize())  # it does quantize
-    error = (convolution.quant(seen).dequantize() - seen).abs().max()
-    assert error <= 0.5 * convolution.quant.scale * (1 + 1e-4)  # float32 rounding of value / step
+    error = (convolution.quant(seen).dequantize() - seen).abs().flatten()
+    # float32 rounding of value / step; rare extremes may be cut off
+    assert error.quantile(0.99) <= 0.5 * convolution.quant.scale * (1 + 1e-4)
+    assert error.mean() < 0.5 * convolution.quant.scale
     assert (convolution.quant(torch.zeros(1)).dequantize() == 0).all()
 
 
