@@ -7,6 +7,7 @@ pyopen-wakeword, or they are left out. --hours feeds the smallest student a day 
 """
 
 import argparse
+import importlib
 import importlib.util
 import json
 import os
@@ -69,7 +70,7 @@ def in_torch(path: Path, _mode: str):
 
 
 def micro(_path: Path, _mode: str):
-    import pymicro_wakeword as package
+    package = importlib.import_module("pymicro_wakeword")  # not a dependency
 
     model = package.MicroWakeWord.from_builtin(package.Model.OKAY_NABU)
     front_end = package.MicroWakeWordFeatures()
@@ -85,7 +86,7 @@ def micro(_path: Path, _mode: str):
 
 
 def open_(_path: Path, _mode: str):
-    import pyopen_wakeword as package
+    package = importlib.import_module("pyopen_wakeword")
 
     model = package.OpenWakeWord.from_builtin(package.Model.OKAY_NABU)
     front_end = package.OpenWakeWordFeatures.from_builtin()

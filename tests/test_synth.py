@@ -174,7 +174,7 @@ def initialize(library, voices):
 
 
 def test_espeak_without_library_is_a_one_line_error(tmp_path, espeak, monkeypatch):
-    monkeypatch.setattr(synth, "_espeak", lambda: (str(tmp_path / "libespeak-ng.so"), espeak[1]))
+    monkeypatch.setattr(synth, "espeak_paths", lambda: (str(tmp_path / "libespeak-ng.so"), espeak[1]))
     with pytest.raises(ValueError, match="espeak-ng cannot be loaded") as error:
         synth.make(tmp_path, speakers=1, progress=False, workers=1)
     assert "\n" not in str(error.value)
