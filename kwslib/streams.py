@@ -198,7 +198,7 @@ class Streams:
         """Writes the detectors into a checkpoint, the mode with fewer misses first."""
         path = self.experiment.run.checkpoint(setting)
         arrays, metadata = checkpoints.read(path)
-        modes = sorted(MODES, key=lambda mode: min(row[-1] for row in chosen[setting, mode]["grid"]))
+        modes = modes_by_choice(chosen, setting)
         kept = {mode: asdict(_detector(chosen[setting, mode])) for mode in modes}
         checkpoints.write(path, arrays, metadata | {"detectors": json.dumps(kept)})
 
@@ -328,6 +328,11 @@ class Streams:
         return track.labels, scores, track.hours
 
 
+def modes_by_choice(chosen: dict, setting: str) -> list[str]:
+    """Modes of a setting, the one with fewer misses where detectors were chosen first."""
+    return sorted(MODES, key=lambda mode: min(row[-1] for row in chosen[setting, mode]["grid"]))
+
+
 def _plateau(table: pandas.DataFrame, mode: str) -> dict:
     """How much later than offline the probability falls after a keyword: median, longest, tracks, and
     the share of them within the target."""
@@ -403,12 +408,6 @@ def speech_words(result: dict, share: str) -> str:
     """False accepts an hour of running speech where this share of keywords is missed, with interval."""
     point = result["speech"]["at_misses"][share]
     return "{:.1f} [{:.1f}, {:.1f}]".format(*point["false_accepts_per_h"]) if point else "not reached"
-
-
-def misses_at_one(result: dict) -> float:
-    """Share of keywords missed at one false accept an hour on streams made of clips."""
-    point = result["clips"]["at_rate"]["1.0"]
-    return point["miss_rate"][0] if point else 1.0
 
 
 _samples = np.zeros(0, np.int16)  # what a worker hears
