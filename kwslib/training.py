@@ -70,7 +70,7 @@ class Recipe:
         return start + (self.rate - start) * (1 - math.cos(math.pi * place)) / 2
 
 
-# Highest rates, schedule and the labels' share were chosen on a fifth of the training part, held out
+# Highest rates, schedule, the labels' share and the unmasked steps were chosen on a fifth of the training part, held out
 # for that. Students keep the study's temperatures and get the more steps the smaller they are.
 _FULL = {
     "baseline": Recipe(epochs=20, rate=1e-3),
