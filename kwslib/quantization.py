@@ -22,6 +22,19 @@ from .checkpoints import CheckpointError
 MODES = ("dynamic", "static")
 
 
+class ClipByClip(models.CRNN):
+    """A network in integers. The kernels round activations by the range of all that they are given at
+    once, so that in a batch a clip's score would hang on the clips beside it, and be rounded twice as
+    coarsely: every clip is given alone, as on a device.
+
+    Shape: as `CRNN`.
+    """
+
+    def forward(self, log_mels: torch.Tensor) -> torch.Tensor:
+        score = super().forward
+        return torch.cat([score(clip) for clip in log_mels.split(1)])
+
+
 def engine() -> str:
     """The int8 engine in use: fbgemm on x86, qnnpack elsewhere."""
     return "fbgemm" if "fbgemm" in torch.backends.quantized.supported_engines else "qnnpack"
@@ -30,9 +43,11 @@ def engine() -> str:
 def quantize_dynamic(model: models.CRNN) -> models.CRNN:
     """A copy with int8 weights in GRU and Linear; the convolution stays float."""
     torch.backends.quantized.engine = engine()
+    network = ClipByClip(model.architecture).eval()
+    network.load_state_dict(model.state_dict())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.ao announces its own removal
-        return ao.quantize_dynamic(copy.deepcopy(model).eval(), {nn.GRU, nn.Linear}, dtype=torch.qint8)
+        return ao.quantize_dynamic(network, {nn.GRU, nn.Linear}, dtype=torch.qint8, inplace=True)
 
 
 def quantize_static(model: models.CRNN, log_mels: torch.Tensor) -> models.CRNN:
@@ -59,6 +74,16 @@ def quantize_static(model: models.CRNN, log_mels: torch.Tensor) -> models.CRNN:
         ao.convert(wrapped, inplace=True)
     quantized.convolution = wrapped
     return quantized
+
+
+def rounding(quantized: models.CRNN, model: models.CRNN, log_mels: torch.Tensor) -> dict[str, float]:
+    """Root mean square of what integers change in the log-odds of (clips, mels, frames) log-mels, with
+    each clip given `alone`, as networks in integers score here, and with all given `in a batch`."""
+    with torch.inference_mode():
+        wanted = model(log_mels)
+        given = {"alone": quantized(log_mels), "in a batch": models.CRNN.forward(quantized, log_mels)}
+        changed = {name: (logits - wanted).diff(dim=1) for name, logits in given.items()}
+    return {name: float(change.square().mean().sqrt()) for name, change in changed.items()}
 
 
 def save(path: Path, model: models.CRNN) -> None:

@@ -4,7 +4,6 @@ What is judged on is made of the part that the run reports (see `experiments`), 
 that no training and no choice has heard. Detectors are chosen on the part that thresholds are chosen on.
 """
 
-import copy
 import json
 import os
 import sys
@@ -18,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas
-import torch
 
 from . import checkpoints, data, events, models, runs, talk, tasks, tracks, training
 from .events import Detector, Outcome
@@ -26,9 +24,6 @@ from .experiments import Experiment, Trained
 from .streaming import MODES, Stream
 
 STREAMED = "-stream"  # a network trained on clips, then on continuous audio: baseline-stream
-# Chosen on validation: further on, single clips are scored worse, before that, running speech. Between
-# two trainings of the same weights networks keep the best of both (Wortsman et al., arXiv 2109.01903).
-LEARNT = 0.75
 MISSES = (0.02, 0.05, 0.10, 0.20)
 OVER_DB = (20.0, 10.0, 5.0)
 PLATEAU_S = 0.3  # at most so much later than offline the probability should fall
@@ -104,32 +99,32 @@ class Streams:
         share: tasks.Share | None = None,
         name: str | None = None,
         epochs: int | None = None,
+        taught: bool = True,
     ) -> Trained:
         """Trains a setting of this run further, on continuous tracks, and saves it as `name`, by default
-        SETTING-stream: the weights `LEARNT` of the way from what they were to what they became. share:
-        what the tracks are made of; epochs: other than the recipe's."""
+        SETTING-stream. Its teacher is baseline-stream; baseline-stream itself has the baseline, on clips
+        alone, and so has every network with taught False. share: what the tracks are made of; epochs:
+        other than the recipe's."""
         e, p = self.experiment, self.experiment.run.parameters
         name, recipe = name or setting + STREAMED, training.recipe(setting + STREAMED, p.profile)
         recipe = replace(recipe, epochs=epochs or recipe.epochs)
         if share is None:
             share = tasks.Share(clips=8, tracks=2) if p.profile == "smoke" else tasks.Share()
-        before = models.load(e.run.needed("checkpoints", setting, "safetensors"))
-        model = copy.deepcopy(before)
+        model = models.load(e.run.needed("checkpoints", setting, "safetensors"))
         training.unfold_input(model)
         speech = talk.read(p.keyword, "train", self.plan.talk_minutes)
-        clips = tasks.Clips(e.features, e.labels, e.parts, e.load("baseline"))
+        taught = taught and setting != "baseline"
+        teacher = e.load("baseline" + STREAMED if taught else "baseline")
+        clips = tasks.Clips(e.features, e.labels, e.parts, teacher)
         result = training.train(
             model,
-            tasks.Tracks(clips, self.sources("train", speech), share),
+            tasks.Tracks(clips, self.sources("train", speech), share, teacher if taught else None),
             recipe,
             p.seed,
             e.run.resume(name),
             keep="last",  # validation clips say nothing of running speech
             progress=lambda row: training.print_epoch(name, row, recipe.epochs),
         )
-        with torch.no_grad():
-            for new, old in zip(result.model.parameters(), before.parameters(), strict=True):
-                new.lerp_(old, 1 - LEARNT)
         models.save(e.run.checkpoint(name), result.model)
         e.run.write_history(name, result.history)
         return Trained(result.model, result.epoch, e.run.history(name))

@@ -87,22 +87,35 @@ class Clips:
 class Share:
     """How much of a step is what. Losses: half the clips', half the tracks'."""
 
-    clips: int = 64
+    clips: int = 128
     tracks: int = 16
     seconds: float = 4.0
     window_every: int = 4  # steps between the windows that are scored from rest
     hardest: float = 0.1  # of the steps without the keyword: so many, the worst, make half their loss
+    agreement: float = 1.0  # weight of the divergence of carried outputs from windows of the same steps
+    temperature: float = 2.0  # of a teacher's windows; half of the tracks' loss, where there is a teacher
     mix: Mix = field(default_factory=Mix)
 
 
 class Tracks:
     """Clips as before, and continuous tracks with the keyword at any place: scored both as `window`
     and as `carried`, with a GRU state that goes on from one batch's tracks to the next one's, so
-    that what is trained is what runs."""
+    that what is trained is what runs. `carried` is asked to say what `window` says, so that it lets
+    go of a word when a window does; with a teacher both are asked to say what its windows say.
 
-    def __init__(self, clips: Clips, sources: tracks.Sources, share: Share | None = None):
+    clips: the task of single clips; sources: of the tracks.
+    """
+
+    def __init__(
+        self,
+        clips: Clips,
+        sources: tracks.Sources,
+        share: Share | None = None,
+        teacher: torch.nn.Module | None = None,
+    ):
         self.clips, self.sources, self.share = clips, sources, share or Share()
         self.features, self.labels, self.parts = clips.features, clips.labels, clips.parts
+        self.teacher = teacher if teacher is None else teacher.to(clips.features.device).eval()
 
     def losses(self, network, recipe, first_step: int, draw: np.random.Generator, generator):
         state = None
@@ -112,26 +125,39 @@ class Tracks:
             yield (of_clips + of_tracks) / 2
 
     def _loss(self, network, state, draw) -> tuple[torch.Tensor, torch.Tensor]:
-        share, a = self.share, network.architecture
-        samples = round(share.seconds * tracks.RATE_HZ)
+        share, every = self.share, self.share.window_every
+        log_mels, wanted = self._batch(network.architecture, draw)
+        carried, state = network.carried(log_mels, state)
+        first = int(draw.integers(every))
+        later = log_mels[:, :, first * network.architecture.stride[1] :]
+        windows = network.windows(later, every)
+        loss = step_loss(carried, wanted, share.hardest) / 2
+        loss = loss + step_loss(windows, wanted[:, first::every], share.hardest) / 2
+        carried, windows = carried[:, first::every].flatten(0, 1), windows.flatten(0, 1)
+        if self.teacher is not None:
+            with torch.no_grad():
+                said = self.teacher.windows(later, every).flatten(0, 1)
+            of_teacher = sum(distillation_loss(mine, said, share.temperature) for mine in (carried, windows))
+            loss = (loss + of_teacher / 2) / 2
+        loss = loss + share.agreement * distillation_loss(carried, windows.detach(), 1.0)
+        return loss, state.detach()
+
+    def _batch(self, a, draw) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-mels (tracks, mels, frames), and what to say at each of their windows (tracks, windows)."""
+        share, samples = self.share, round(self.share.seconds * tracks.RATE_HZ)
         made = [tracks.training_track(self.sources, share.mix, samples, draw) for _ in range(share.tracks)]
         audio = torch.from_numpy(np.stack([track for track, _ in made])).to(self.features.device)
         wanted = np.stack([tracks.targets(words, a, samples)[a.steps - 1 :] for _, words in made])
-        wanted = torch.from_numpy(wanted).to(audio.device)
         heard = np.stack([tracks.microphone(a.front_end.mels, share.mix, draw) for _ in made])[..., None]
         power = features.mel_power(audio, a.front_end) * torch.from_numpy(np.exp(heard)).to(audio.device)
-        log_mels = features.log_mel(power, a.front_end)
-        carried, state = network.carried(log_mels, state)
-        windows = network.windows(log_mels, share.window_every)
-        loss = 0
-        for logits, labels in ((carried, wanted), (windows, wanted[:, :: share.window_every])):
-            loss = loss + step_loss(logits, labels, share.hardest) / 2
-        return loss, state.detach()
+        return features.log_mel(power, a.front_end), torch.from_numpy(wanted).to(audio.device)
 
     def add_to(self, digest) -> None:
         self.clips.add_to(digest)
         digest.update(self._code().encode())
         digest.update(repr(asdict(self.share)).encode())
+        if self.teacher is not None:
+            training.add_weights(digest, self.teacher)
         for name in ("spans", "keyword", "others", "talk"):
             digest.update(np.ascontiguousarray(getattr(self.sources, name)).tobytes())
 

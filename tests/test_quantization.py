@@ -98,6 +98,25 @@ def test_int8_output_is_close_to_float(model, quantized, log_mels):
     assert (other - wanted).abs().max() > 0.15  # the control: another network is not
 
 
+def test_a_clip_s_score_does_not_hang_on_its_batch(quantized, log_mels):
+    loud = log_mels.clone()
+    loud[1:] *= 5  # with a common range the first clip would be rounded five times as coarsely
+    with torch.inference_mode():
+        alone = quantized(log_mels[:1])
+        assert torch.equal(quantized(loud)[:1], alone)
+        together = super(quantization.ClipByClip, quantized).forward(loud)[:1]
+    assert not torch.equal(together, alone)  # the control: the kernels do what we guard against
+
+
+def test_rounding_is_measured_against_float(model, quantized, log_mels):
+    found = quantization.rounding(quantized, model, log_mels)
+    with torch.inference_mode():
+        ours, wanted = (network(log_mels).numpy() for network in (quantized, model))
+    odds = (ours[:, 1] - ours[:, 0]) - (wanted[:, 1] - wanted[:, 0])
+    assert found["alone"] == pytest.approx(np.sqrt(np.mean(odds**2)), rel=1e-4)
+    assert found["in a batch"] != found["alone"] > 0
+
+
 def test_a_loaded_network_gives_the_same_bits(quantized, log_mels, tmp_path):
     path = tmp_path / "q.safetensors"
     quantization.save(path, quantized)

@@ -99,12 +99,57 @@ def test_the_state_goes_on_from_batch_to_batch(clips, sources):
     assert left[0].abs().max() > 0
 
 
+def test_the_loss_of_tracks_by_hand(clips, sources):
+    """Windows cut out one by one, at the steps at which the carried outputs stand."""
+    network, teacher = models.build(SMALL, 0).eval(), models.build(SMALL, 1).eval()
+    share = replace(FEW, window_every=3, agreement=0.7, temperature=3.0)
+    task = tasks.Tracks(clips, sources, share, teacher)
+    loss, _ = task._loss(network, None, np.random.default_rng(5))
+    draw = np.random.default_rng(5)
+    log_mels, wanted = task._batch(SMALL, draw)
+    first, a = int(draw.integers(3)), SMALL
+    frames = (a.steps - 1) * a.stride[1] + a.kernel[1]
+    starts = range(a.stride[1] * first, log_mels.shape[2] - frames + 1, 3 * a.stride[1])
+    seconds = torch.stack([log_mels[:, :, n : n + frames] for n in starts], 1)
+    windows, said = (n(seconds.flatten(0, 1)).unflatten(0, seconds.shape[:2]) for n in (network, teacher))
+    carried = network.carried(log_mels)[0]
+    beside, asked = carried[:, first::3], wanted[:, first::3]
+    labels = (step_loss(carried, wanted, 0.1) + step_loss(windows, asked, 0.1)) / 2
+    beside, windows, said = (x.flatten(0, 1) for x in (beside, windows, said))
+    taught = (distillation_loss(beside, said, 3.0) + distillation_loss(windows, said, 3.0)) / 2
+    agreed = distillation_loss(beside, windows, 1.0)
+    assert agreed > 1e-5
+    assert loss.item() == pytest.approx(((labels + taught) / 2 + 0.7 * agreed).item(), rel=1e-4)
+    alone, _ = tasks.Tracks(clips, sources, share)._loss(network, None, np.random.default_rng(5))
+    assert alone.item() == pytest.approx((labels + 0.7 * agreed).item(), rel=1e-4)
+
+
+def test_windows_are_not_asked_to_say_what_carried_says(clips, sources):
+    """Agreement moves the carried outputs only: where these are given, it moves nothing."""
+    network = models.build(SMALL, 0).eval()
+    given = torch.tensor([0.0, 1.0], requires_grad=True)
+    network.carried = lambda log_mels, state=None: (
+        network.windows(log_mels).detach() + given,
+        torch.zeros(1),
+    )
+    shares = [replace(FEW, agreement=agreement) for agreement in (0.0, 1e3)]
+    grads = []
+    for share in shares:
+        network.zero_grad()
+        loss, _ = tasks.Tracks(clips, sources, share)._loss(network, None, np.random.default_rng(5))
+        loss.backward()
+        grads.append(network.classifier.weight.grad.clone())
+    assert torch.equal(*grads)
+
+
 def test_what_tracks_are_made_of_is_in_their_digest(clips, sources):
     base = digest_of(tasks.Tracks(clips, sources, FEW))
     assert digest_of(tasks.Tracks(clips, sources, FEW)) == base
     assert digest_of(clips) != base
     assert digest_of(tasks.Tracks(clips, sources, replace(FEW, hardest=0.2))) != base
     assert digest_of(tasks.Tracks(clips, sources, replace(FEW, mix=tracks.Mix(talk=0.1)))) != base
+    teachers = [tasks.Tracks(clips, sources, FEW, models.build(SMALL, seed)) for seed in (0, 1)]
+    assert len({base, *map(digest_of, teachers)}) == 3
     assert digest_of(tasks.Tracks(clips, replace(sources, talk=sources.talk[:-1]), FEW)) != base
 
 
