@@ -15,6 +15,7 @@ from .architecture import Architecture
 RATE_HZ = 16000
 FADE = 80  # samples, of every cut
 PACE = (0.87, 1.15)  # of pieces of training tracks; time and, inversely, all frequencies
+PART = 0.2  # of a keyword: a second that holds as much is no other word; see `targets`
 TILT, BEND = 1.2, 0.8  # largest change of the log-mel power by a microphone, at the ends and in the middle
 _FRAME = 160
 
@@ -54,9 +55,11 @@ def spans(clips: np.ndarray) -> np.ndarray:
 
 def targets(words: np.ndarray, architecture: Architecture, samples: int) -> np.ndarray:
     """What a network should say at each step of a track: (steps,) int64, 1 where the last second holds
-    a whole keyword, 0 where it holds less than half of any, -1 between, where nothing is asked.
+    a whole keyword, 0 where it holds less than `PART` of any, -1 between, where nothing is asked.
 
-    The last second of a step is the clip whose offline score the step gives.
+    The last second of a step is the clip whose offline score the step gives. Corpora hold clips whose
+    word is cut off, labelled as the keyword all the same: calling such seconds another word here would
+    take back what those clips teach.
     """
     a = architecture
     frames = samples // a.front_end.hop_samples + 1
@@ -67,7 +70,7 @@ def targets(words: np.ndarray, architecture: Architecture, samples: int) -> np.n
     wanted = np.zeros(steps, np.int64)
     for begin, end in words:
         inside = np.clip(np.minimum(stop, end) - np.maximum(start, begin), 0, None) / (end - begin)
-        wanted = np.where(inside > 0.999, 1, np.where((inside >= 0.5) & (wanted == 0), -1, wanted))
+        wanted = np.where(inside > 0.999, 1, np.where((inside >= PART) & (wanted == 0), -1, wanted))
     return wanted
 
 

@@ -34,17 +34,18 @@ def test_word_span_of_silence_is_the_whole_clip():
 
 
 def test_targets_are_of_the_last_second():
-    """A word from 2.0 to 2.4 s: asked for at steps whose last second holds all of it."""
-    wanted = targets(np.array([[2.0, 2.4]]), BASELINE, 5 * 16000)
+    """A word from 2.01 to 2.41 s: asked for at steps whose last second holds all of it, nothing asked
+    where it holds a fifth or more."""
+    wanted = targets(np.array([[2.01, 2.41]]), BASELINE, 5 * 16000)
     stop = (np.arange(len(wanted)) * 8 + 19) * 0.01
     start = stop - 0.99
-    assert np.array_equal(wanted == 1, (stop >= 2.4 - 1e-9) & (start <= 2.0 + 1e-9))
-    inside = np.clip(np.minimum(stop, 2.4) - np.maximum(start, 2.0), 0, None)
-    assert np.array_equal(wanted == 0, inside < 0.2 - 1e-9)
+    assert np.array_equal(wanted == 1, (stop >= 2.41 - 1e-9) & (start <= 2.01 + 1e-9))
+    inside = np.clip(np.minimum(stop, 2.41) - np.maximum(start, 2.01), 0, None)
+    assert np.array_equal(wanted == 0, inside < 0.2 * 0.4)
     assert np.sum(wanted == 1) == pytest.approx(0.59 / 0.08, abs=1) and np.any(wanted == -1)
 
 
-def test_a_word_beside_half_another_is_still_asked_for():
+def test_a_word_beside_part_of_another_is_still_asked_for():
     one = targets(np.array([[2.0, 2.4]]), BASELINE, 5 * 16000)
     two = targets(np.array([[2.0, 2.4], [2.7, 3.1]]), BASELINE, 5 * 16000)
     assert np.all(two[one == 1] == 1)
