@@ -25,14 +25,19 @@ MODES = ("dynamic", "static")
 class ClipByClip(models.CRNN):
     """A network in integers. The kernels round activations by the range of all that they are given at
     once, so that in a batch a clip's score would hang on the clips beside it, and be rounded twice as
-    coarsely: every clip is given alone, as on a device.
+    coarsely: every clip is given alone, as on a device, and to one thread: more would wait for each
+    other far longer than a clip takes.
 
     Shape: as `CRNN`.
     """
 
     def forward(self, log_mels: torch.Tensor) -> torch.Tensor:
-        score = super().forward
-        return torch.cat([score(clip) for clip in log_mels.split(1)])
+        score, threads = super().forward, torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return torch.cat([score(clip) for clip in log_mels.split(1)])
+        finally:
+            torch.set_num_threads(threads)
 
 
 def engine() -> str:
