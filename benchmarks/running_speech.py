@@ -17,14 +17,15 @@ from kwslib.tasks import Share
 from kwslib.tracks import Mix
 
 TAUGHT = "baseline-stream as teacher"  # of students alone
-BARE = {"talk": 0.0, "cut": 0.0, "noise": 0.0, "varied": False}
+BARE = {"talk": 0.0, "cut": 0.0, "noise": 0.0, "varied": False, "fragment": 0.0}
 PLAIN = {"hardest": 0.0, "agreement": 0.0}
 VARIANTS = {  # name -> what is added to the one before
     "words": Share(**PLAIN, mix=Mix(**BARE)),
     "cut words, noise": Share(**PLAIN, mix=Mix(**BARE | {"cut": 0.2, "noise": 0.05})),
-    "talk": Share(**PLAIN, mix=Mix(varied=False)),
-    "hardest steps": Share(agreement=0.0, mix=Mix(varied=False)),
-    "pace, microphone": Share(agreement=0.0),
+    "talk": Share(**PLAIN, mix=Mix(varied=False, fragment=0.0)),
+    "hardest steps": Share(agreement=0.0, mix=Mix(varied=False, fragment=0.0)),
+    "pace, microphone": Share(agreement=0.0, mix=Mix(fragment=0.0)),
+    "parts of keywords": Share(agreement=0.0),
     "carried as windows": Share(),
     TAUGHT: Share(),
 }

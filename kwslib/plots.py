@@ -233,6 +233,24 @@ def stream(waveform: np.ndarray, sample_rate_hz: int, curves: dict, threshold: f
     return figure
 
 
+def word_spans(clips: np.ndarray, spans: np.ndarray, titles: list[str], sample_rate_hz: int = 16000):
+    """Level over time of clips (clips, samples) int16, in frames of 10 ms, with the word's begin and end,
+    (clips, 2) samples, shaded."""
+    figure, axes = plt.subplots(2, -(-len(clips) // 2), figsize=(9, 3.8), sharex=True, sharey=True)
+    hop = sample_rate_hz // 100
+    for ax, clip, (begin, end), title in zip(axes.flat, clips, spans, titles, strict=False):
+        frames = clip[: len(clip) // hop * hop].reshape(-1, hop) / 32768
+        level_db = 10 * np.log10(np.mean(frames**2, axis=1) + 1e-9)
+        ax.axvspan(begin / sample_rate_hz, end / sample_rate_hz, color="#fdae61", alpha=0.45, linewidth=0)
+        ax.plot(np.arange(len(level_db)) / 100, level_db, color=INK, linewidth=1)
+        ax.set_title(title, fontsize=8)
+    for ax in axes[-1]:
+        ax.set_xlabel("time in s")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("dBFS")
+    return _tight(figure)
+
+
 def stream_equality(pairs: dict[str, tuple[np.ndarray, np.ndarray]]):
     """Streamed probability over offline probability of the same steps, and their difference. pairs:
     mode -> (offline, streamed), (steps,) each."""

@@ -85,8 +85,9 @@ class Clips:
 
 @dataclass(frozen=True)
 class Share:
-    """How much of a step is what. Losses: half the clips', half the tracks'."""
+    """How much of a step is what."""
 
+    weight: float = 0.35  # of the tracks' loss; the clips' has the rest
     clips: int = 128
     tracks: int = 16
     seconds: float = 4.0
@@ -122,7 +123,7 @@ class Tracks:
         for step, positions in enumerate(self.clips.batches(recipe, self.share.clips, draw), first_step):
             of_clips = self.clips.loss(network, recipe, step, positions, generator)
             of_tracks, state = self._loss(network, state, draw)
-            yield (of_clips + of_tracks) / 2
+            yield self.share.weight * of_tracks + (1 - self.share.weight) * of_clips
 
     def _loss(self, network, state, draw) -> tuple[torch.Tensor, torch.Tensor]:
         share, every = self.share, self.share.window_every
@@ -146,11 +147,11 @@ class Tracks:
         """Log-mels (tracks, mels, frames), and what to say at each of their windows (tracks, windows)."""
         share, samples = self.share, round(self.share.seconds * tracks.RATE_HZ)
         made = [tracks.training_track(self.sources, share.mix, samples, draw) for _ in range(share.tracks)]
-        audio = torch.from_numpy(np.stack([track for track, _ in made])).to(self.features.device)
-        wanted = np.stack([tracks.targets(words, a, samples)[a.steps - 1 :] for _, words in made])
+        audio = torch.from_numpy(np.stack([track for track, *_ in made])).to(self.features.device)
+        wanted = [tracks.targets(words, a, samples, parts)[a.steps - 1 :] for _, words, parts in made]
         heard = np.stack([tracks.microphone(a.front_end.mels, share.mix, draw) for _ in made])[..., None]
         power = features.mel_power(audio, a.front_end) * torch.from_numpy(np.exp(heard)).to(audio.device)
-        return features.log_mel(power, a.front_end), torch.from_numpy(wanted).to(audio.device)
+        return features.log_mel(power, a.front_end), torch.from_numpy(np.stack(wanted)).to(audio.device)
 
     def add_to(self, digest) -> None:
         self.clips.add_to(digest)

@@ -13,11 +13,15 @@ import numpy as np
 from .architecture import Architecture
 
 RATE_HZ = 16000
+CLOSURE_S = 0.16  # the longest pause within a word
+AROUND_S = 0.1  # see `targets`
 FADE = 80  # samples, of every cut
 PACE = (0.87, 1.15)  # of pieces of training tracks; time and, inversely, all frequencies
 PART = 0.2  # of a keyword: a second that holds as much is no other word; see `targets`
+FRAGMENT = (0.25, 0.6)  # of a keyword: of its beginnings and ends that are laid as other speech
 TILT, BEND = 1.2, 0.8  # largest change of the log-mel power by a microphone, at the ends and in the middle
 _FRAME = 160
+_NONE = np.zeros((0, 2))
 
 
 @dataclass(frozen=True)
@@ -36,16 +40,20 @@ class Track:
 
 
 def word_span(clip: np.ndarray) -> tuple[int, int]:
-    """Begin and end, in samples, of the word in a clip (samples,): where from 1 to 99 % of the energy
-    above the noise lies, in frames of 10 ms, and 30 ms more on both sides. The noise is taken to be
-    twice the power that a fifth of the frames stays below. A clip without any is all word."""
+    """Begin and end, in samples, of the word in a clip (samples,), 10 ms or more: the sound around the loudest frame of
+    10 ms, with the pauses of up to `CLOSURE_S` that a stop has within a word, and 30 ms more on both sides.
+    Sound is what has three times the power of the noise and lies at most 30 dB below the peak, so that
+    a second syllable counts that is far weaker than the first; the noise is what a fifth of the frames
+    stay below. A clip whose peak is less than 10 dB over that is all word."""
     frames = clip[: len(clip) // _FRAME * _FRAME].reshape(-1, _FRAME).astype(np.float64)
-    power = np.mean(frames**2, axis=1)
-    energy = np.cumsum(np.maximum(0, power - 2 * np.quantile(power, 0.2)))
-    if not len(energy) or energy[-1] == 0:
+    power = np.convolve(np.mean(frames**2, axis=1), np.ones(3) / 3, "same")
+    peak, noise = power.max(), np.quantile(power, 0.2)
+    if peak <= 10 * noise:
         return 0, len(clip)
-    begin, end = np.searchsorted(energy, [0.01 * energy[-1], 0.99 * energy[-1]])
-    return max(0, int(begin - 3) * _FRAME), min(len(clip), int(end + 4) * _FRAME)
+    sound = np.flatnonzero(power > max(3 * noise, peak / 1000))
+    words = np.split(sound, 1 + np.flatnonzero(np.diff(sound) > CLOSURE_S * RATE_HZ / _FRAME))
+    word = next(w for w in words if w[-1] >= power.argmax())
+    return max(0, int(word[0] - 2) * _FRAME), min(len(clip), int(word[-1] + 3) * _FRAME)
 
 
 def spans(clips: np.ndarray) -> np.ndarray:
@@ -53,13 +61,17 @@ def spans(clips: np.ndarray) -> np.ndarray:
     return np.array([word_span(clip) for clip in clips]).reshape(-1, 2)
 
 
-def targets(words: np.ndarray, architecture: Architecture, samples: int) -> np.ndarray:
+def targets(
+    words: np.ndarray, architecture: Architecture, samples: int, fragments: np.ndarray = _NONE
+) -> np.ndarray:
     """What a network should say at each step of a track: (steps,) int64, 1 where the last second holds
     a whole keyword, 0 where it holds less than `PART` of any, -1 between, where nothing is asked.
+    words, fragments: (n, 2) seconds, of keywords and of parts of keywords.
 
     The last second of a step is the clip whose offline score the step gives. Corpora hold clips whose
     word is cut off, labelled as the keyword all the same: calling such seconds another word here would
-    take back what those clips teach.
+    take back what those clips teach. For the same reason a fragment is another word only where
+    the second goes on for `AROUND_S` before and after it.
     """
     a = architecture
     frames = samples // a.front_end.hop_samples + 1
@@ -71,6 +83,9 @@ def targets(words: np.ndarray, architecture: Architecture, samples: int) -> np.n
     for begin, end in words:
         inside = np.clip(np.minimum(stop, end) - np.maximum(start, begin), 0, None) / (end - begin)
         wanted = np.where(inside > 0.999, 1, np.where((inside >= PART) & (wanted == 0), -1, wanted))
+    for begin, end in fragments:
+        cut = [(edge > begin - AROUND_S) & (edge < end + AROUND_S) for edge in (start, stop)]
+        wanted = np.where((cut[0] | cut[1]) & (wanted == 0), -1, wanted)
     return wanted
 
 
@@ -94,6 +109,7 @@ class Mix:
     Each share can be 0, which is how its worth is measured."""
 
     keyword: float = 0.25  # of all pieces
+    fragment: float = 0.1  # of all pieces: the beginning or the end of a keyword, which is another word
     talk: float = 0.35  # of the other pieces: cut out of running speech at random
     cut: float = 0.2  # of the other pieces: words of the corpus cut at random places
     noise: float = 0.05  # of the other pieces: background noise alone
@@ -103,19 +119,25 @@ class Mix:
 
 def training_track(
     sources: Sources, mix: Mix, samples: int, generator: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """(samples,) float32 from -1 to 1, and (words, 2) seconds of the keywords on it, which may run
-    over the track's ends: pieces of speech at levels of their own, over noise 5 to 30 dB below."""
-    track, words = np.zeros(samples, np.float32), []
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(samples,) float32 from -1 to 1, and the seconds (n, 2) of the keywords and of the fragments of
+    keywords on it, which may run over the track's ends: pieces of speech at levels of their own, over
+    noise 5 to 30 dB below."""
+    track, words, fragments = np.zeros(samples, np.float32), [], []
     at = -int(generator.integers(RATE_HZ))
     while at < samples:
         if generator.random() >= mix.joined:
             at += int(generator.exponential(0.3) * RATE_HZ)
-        if generator.random() < mix.keyword:
+        kind = generator.random()
+        if kind < mix.keyword + mix.fragment:
             clip = sources.keyword[generator.integers(len(sources.keyword))]
             begin, end = sources.spans[clip]
+            if kind >= mix.keyword:
+                length = int(generator.uniform(*FRAGMENT) * (end - begin))
+                begin, end = (begin, begin + length) if generator.random() < 0.5 else (end - length, end)
             piece = paced(sources.clips[clip][begin:end], mix, generator)
-            words.append((at / RATE_HZ, (at + len(piece)) / RATE_HZ))
+            laid = fragments if kind >= mix.keyword else words
+            laid.append((at / RATE_HZ, (at + len(piece)) / RATE_HZ))
         else:
             piece = paced(_other_piece(sources, mix, generator), mix, generator)
         lay(track, piece * np.float32(10 ** (generator.uniform(-8, 4) / 20) / 32768), at)
@@ -130,7 +152,7 @@ def training_track(
     noise /= np.sqrt(np.mean(noise**2)) + 1e-6
     track += level * np.float32(10 ** (-generator.uniform(5, 30) / 20)) * noise
     track *= np.float32(10 ** (generator.uniform(-14, 3) / 20))
-    return np.clip(track, -1, 1), np.array(words).reshape(-1, 2)
+    return np.clip(track, -1, 1), *(np.array(laid).reshape(-1, 2) for laid in (words, fragments))
 
 
 def paced(piece: np.ndarray, mix: Mix, generator: np.random.Generator) -> np.ndarray:

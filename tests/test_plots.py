@@ -35,6 +35,9 @@ STREAMED = {  # as streams.Streams.result gives it, as far as figures look
 FIGURES = {
     "word_counts": lambda: plots.word_counts({"happy": 3, "cat": 2}, "happy"),
     "log_mel_panels": lambda: plots.log_mel_panels(RNG.random((2, 40, 101)), ["a", "b"]),
+    "word_spans": lambda: plots.word_spans(
+        RNG.integers(-9, 9, (4, 16000)), np.tile([3200, 9600], (4, 1)), list("abcd")
+    ),
     "training_curves": lambda: plots.training_curves({"baseline": HISTORY}, {"baseline": 2}, 2e-3),
     "error_curves": lambda: plots.error_curves({"baseline": (LABELS, SCORES)}, {"baseline": 0.5}),
     "confusion_matrix": lambda: plots.confusion_matrix(COUNTS, "happy"),

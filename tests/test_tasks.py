@@ -99,6 +99,20 @@ def test_the_state_goes_on_from_batch_to_batch(clips, sources):
     assert left[0].abs().max() > 0
 
 
+def test_the_weight_is_that_of_the_tracks(clips, sources):
+    network = models.build(SMALL, 0).eval()
+
+    def loss(weight):
+        task = tasks.Tracks(clips, sources, replace(FEW, weight=weight))
+        draw, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
+        return float(next(iter(task.losses(network, SHORT, 0, draw, generator))).detach())
+
+    assert loss(0.25) == pytest.approx(0.25 * loss(1.0) + 0.75 * loss(0.0), rel=1e-5)
+    positions = next(clips.batches(SHORT, FEW.clips, np.random.default_rng(0)))
+    of_clips = clips.loss(network, SHORT, 0, positions, torch.Generator().manual_seed(0))
+    assert loss(0.0) == pytest.approx(float(of_clips.detach()), rel=1e-5) != loss(1.0)
+
+
 def test_the_loss_of_tracks_by_hand(clips, sources):
     """Windows cut out one by one, at the steps at which the carried outputs stand."""
     network, teacher = models.build(SMALL, 0).eval(), models.build(SMALL, 1).eval()

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -28,6 +30,24 @@ def test_word_span_finds_a_word_in_noise():
     assert 3400 <= begin <= 4000 and 9000 <= end <= 9640  # frames of 10 ms, 30 ms more on both sides
 
 
+def test_word_span_holds_a_weak_second_syllable_and_no_other_sound():
+    """As in 'happy': the second syllable 25 dB below the first, a stop of 120 ms between; a knock 0.3 s
+    before belongs to neither."""
+    clip = np.random.default_rng(0).normal(0, 20, 16000)
+    tone = np.sin(np.arange(16000) * 0.3)
+    clip[800:1600] += 3000 * tone[800:1600]
+    clip[6400:8800] += 10000 * tone[6400:8800]
+    clip[10720:12800] += 560 * tone[10720:12800]
+    begin, end = tracks.word_span(clip.astype(np.int16))
+    assert 5800 <= begin <= 6400 and 12800 <= end <= 13440
+
+
+def test_word_span_of_what_drowns_in_noise_is_the_whole_clip():
+    clip = np.random.default_rng(0).normal(0, 1000, 16000)
+    clip[6400:8800] += 1000 * np.sin(np.arange(2400) * 0.3)
+    assert tracks.word_span(clip.astype(np.int16)) == (0, 16000)
+
+
 def test_word_span_of_silence_is_the_whole_clip():
     assert tracks.word_span(np.zeros(16000, np.int16)) == (0, 16000)
     assert tracks.word_span(np.full(16000, 7, np.int16)) == (0, 16000)
@@ -51,6 +71,17 @@ def test_a_word_beside_part_of_another_is_still_asked_for():
     assert np.all(two[one == 1] == 1)
     assert np.sum(two == 1) > np.sum(one == 1)
     assert not targets(np.zeros((0, 2)), BASELINE, 16000).any()
+
+
+def test_a_fragment_is_another_word_once_the_second_goes_on_around_it():
+    """A fragment from 2.0 to 2.2 s: nothing is asked where the second begins or ends within 0.1 s of it."""
+    wanted = targets(np.zeros((0, 2)), BASELINE, 5 * 16000, np.array([[2.0, 2.2]]))
+    stop = (np.arange(len(wanted)) * 8 + 19) * 0.01
+    near = [(edge > 1.9) & (edge < 2.3) for edge in (stop, stop - 0.99)]
+    assert np.array_equal(wanted == -1, near[0] | near[1])
+    assert np.any((wanted == 0) & (stop > 2.3) & (stop < 2.8))  # the fragment is inside
+    beside = targets(np.array([[2.2, 2.6]]), BASELINE, 5 * 16000, np.array([[2.0, 2.2]]))
+    assert np.array_equal(beside == 1, targets(np.array([[2.2, 2.6]]), BASELINE, 5 * 16000) == 1)
 
 
 def test_targets_have_a_step_for_every_row_of_a_network():
@@ -149,12 +180,32 @@ def test_a_microphone_is_bounded():
     assert responses.std() > 0.1
 
 
+def test_fragments_are_beginnings_and_ends_of_keywords(sources):
+    """Of clips whose words rise, what lies on the track says which part it is."""
+    rising = sources.clips.copy()
+    rising[:, 3200:9600] = np.linspace(100, 3000, 6400)
+    mix = Mix(keyword=0, fragment=1, joined=0, varied=False)
+    ends = set()
+    for seed in range(20):
+        track, words, fragments = training_track(
+            replace(sources, clips=rising), mix, 64000, np.random.default_rng(seed)
+        )
+        assert not len(words) and len(fragments)
+        lengths = np.diff(fragments, axis=1)
+        assert np.all((lengths > 0.25 * 0.4 - 1e-3) & (lengths < 0.6 * 0.4 + 1e-3))
+        for begin, end in fragments:
+            piece = np.abs(track[round(begin * 16000) + 200 : round(end * 16000) - 200])
+            if begin > 0 and end < 4:
+                ends.add(bool(piece[:200].mean() > 0.5 * piece[-200:].mean()))
+    assert ends == {True, False}
+
+
 def test_nothing_paced_is_nothing():
     assert len(tracks.paced(np.zeros(0, np.int16), Mix(), np.random.default_rng(0))) == 0
 
 
 def test_without_variation_words_are_as_they_were(sources):
-    mix = Mix(keyword=1, joined=1, varied=False)
-    _, words = training_track(sources, mix, 64000, np.random.default_rng(0))
+    mix = Mix(keyword=1, fragment=0, joined=1, varied=False)
+    _, words, _ = training_track(sources, mix, 64000, np.random.default_rng(0))
     np.testing.assert_allclose(np.diff(words, axis=1), 0.4)
     assert not tracks.microphone(40, mix, np.random.default_rng(0)).any()
