@@ -32,14 +32,22 @@ def test_word_span_finds_a_word_in_noise():
 
 def test_word_span_holds_a_weak_second_syllable_and_no_other_sound():
     """As in 'happy': the second syllable 25 dB below the first, a stop of 120 ms between; a knock 0.3 s
-    before belongs to neither."""
+    before, louder than both, belongs to neither."""
     clip = np.random.default_rng(0).normal(0, 20, 16000)
     tone = np.sin(np.arange(16000) * 0.3)
-    clip[800:1600] += 3000 * tone[800:1600]
+    clip[960:1280] += 20000 * tone[960:1280]
     clip[6400:8800] += 10000 * tone[6400:8800]
     clip[10720:12800] += 560 * tone[10720:12800]
     begin, end = tracks.word_span(clip.astype(np.int16))
     assert 5800 <= begin <= 6400 and 12800 <= end <= 13440
+
+
+def test_word_span_holds_both_halves_of_a_word_said_slowly():
+    clip = np.random.default_rng(0).normal(0, 20, 16000)
+    for begin, end in ((1600, 4800), (8000, 11200)):
+        clip[begin:end] += 5000 * np.sin(np.arange(3200) * 0.3)
+    begin, end = tracks.word_span(clip.astype(np.int16))
+    assert 1000 <= begin <= 1600 and 11200 <= end <= 11840
 
 
 def test_word_span_of_what_drowns_in_noise_is_the_whole_clip():
