@@ -74,7 +74,7 @@ def main() -> None:
         rates = ", ".join(
             f"{k} {v[0]:.1f} [{v[1]:.1f}, {v[2]:.1f}]" for k, v in row.items() if isinstance(v, list)
         )
-        print(f"{network:<10}{variant:<20}1-AUC {row['one_minus_auc']:.2e}  false accepts an hour: {rates}")
+        print(f"{network:<10}{variant:<27}1-AUC {row['one_minus_auc']:.2e}  false accepts an hour: {rates}")
     if options.json:
         result = {
             "corpus": data.name_of(options.corpus),

@@ -101,8 +101,8 @@ def on_streams() -> str:
         f"\n\nStreams of {one['clips']['streams']} seeds, {hours:.0f} hours and {words:,} keywords a run; "
         f"{minutes:.0f} minutes of recorded running speech; exact 95 % intervals. *offline*: the same clips cut out "
         f"where they lie. *plateau*: how much later than offline the probability falls after a word. Where a "
-        f"word ends is measured: one measured too short is a miss and a false accept at each of its returns, which "
-        f"decides the lowest rate (0.5 an hour).\n"
+        f"word ends is measured: one measured too short is a miss and a false accept each time it returns, so a few "
+        f"clips weigh heavily at few false accepts an hour.\n"
     )
 
 
