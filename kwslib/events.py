@@ -169,6 +169,21 @@ def thresholds(smoothed: Iterable[np.ndarray], count: int = 100) -> np.ndarray:
     return np.unique(np.append(ordered[ranks], 1.0))
 
 
+def refined(
+    at: np.ndarray, near: Iterable[int | None], smoothed: Iterable[np.ndarray], count: int = 8
+) -> np.ndarray:
+    """`at`, thresholds, ascending, and more of them on either side of each index in `near`: `count` up to
+    the next threshold there, evenly by the rank of steps. So what is reported is what was asked
+    for ('at most one false accept an hour'), not the next point that a coarse curve happens to have."""
+    ordered, more = np.sort(np.concatenate(list(smoothed))), [at]
+    for n in {n for n in near if n is not None}:
+        for low, high in itertools.pairwise(at[max(0, n - 1) : n + 2]):
+            first, last = np.searchsorted(ordered, [low, high], side="right")
+            if first < last:
+                more.append(ordered[np.linspace(first, last - 1, count).astype(int)])
+    return np.unique(np.concatenate(more))
+
+
 def det(times, smoothed, words, hours: float, detector: Detector, at: np.ndarray) -> list[Outcome]:
     """Detection error trade-off of a stream: its outcome at each of these thresholds, the detector's
     own not used. times, smoothed: (steps,), as `Detector.smoothed` gives them; words: (words, 2)."""

@@ -62,17 +62,21 @@ def au_fa_fr(labels, scores) -> float:
     return float(np.sum(widths * heights)) / len(np.asarray(labels)) ** 2
 
 
+def outranked(labels, scores) -> np.ndarray:
+    """(positives,) share of the other words' clips that score above each clip of the keyword; ties half."""
+    labels, scores = validate(labels, scores)
+    positive, negative = scores[labels], np.sort(scores[~labels])
+    below = np.searchsorted(negative, positive, side="left")
+    at_most = np.searchsorted(negative, positive, side="right")
+    return (len(negative) - (below + at_most) / 2) / len(negative)
+
+
 def one_minus_auc(labels, scores) -> float:
     """Chance that a random clip of another word scores above a random clip of the keyword.
 
     (pairs with negative > positive + half the pairs that tie) / (P N)
     """
-    labels, scores = validate(labels, scores)
-    positive, negative = scores[labels], np.sort(scores[~labels])
-    below = np.searchsorted(negative, positive, side="left")
-    at_most = np.searchsorted(negative, positive, side="right")
-    above, ties = len(negative) - at_most, at_most - below
-    return float(np.sum(above + ties / 2)) / (len(positive) * len(negative))
+    return float(outranked(labels, scores).mean())
 
 
 def miss_rate_at(labels, scores, false_accept_rate: float = 1e-3) -> float:

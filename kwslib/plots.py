@@ -49,7 +49,7 @@ def show(figure, path: Path, alt: str) -> None:
     """Saves the figure as PNG at `path`, displays it with alternative text, closes it."""
     from IPython.display import Image, display
 
-    content = _png(figure)
+    content = png(figure)
     write_atomic(path, content)
     display(Image(content, width=round(figure.get_figwidth() * 96)), metadata={"image/png": {"alt": alt}})
 
@@ -63,7 +63,7 @@ def word_counts(counts: dict[str, int], keyword: str):
     ax.set(xlabel="word", ylabel="clips", xlim=(-0.7, len(words) - 0.3))
     ax.tick_params(axis="x", labelrotation=90, labelsize=8)
     ax.grid(False, axis="x")
-    return _tight(figure)
+    return tight(figure)
 
 
 def log_mel_panels(log_mels: np.ndarray, titles: list[str], hop_s: float = 0.01):
@@ -107,7 +107,7 @@ def training_curves(histories: dict, kept: dict[str, int], bar: float | None = N
     left.set(xlabel="optimizer steps", ylabel="training loss")
     right.set(xlabel="optimizer steps", ylabel="validation 1 - AUC", yscale="log")
     right.legend(fontsize=8)
-    return _tight(figure)
+    return tight(figure)
 
 
 def error_curves(scored: dict[str, tuple[np.ndarray, np.ndarray]], thresholds: dict[str, float]):
@@ -146,7 +146,7 @@ def error_curves(scored: dict[str, tuple[np.ndarray, np.ndarray]], thresholds: d
     for ax in (left, right):
         ax.set(xlabel="false accepts, share of all clips", ylabel="false rejects, share of all clips")
     right.set_title(f"{len(labels):,} clips, {int(np.sum(labels)):,} of the keyword", fontsize=9)
-    return _tight(figure)
+    return tight(figure)
 
 
 def confusion_matrix(counts: dict[str, int], keyword: str):
@@ -163,7 +163,7 @@ def confusion_matrix(counts: dict[str, int], keyword: str):
     ax.set(xlabel="heard as", ylabel="spoken")
     ax.set_xticklabels([keyword, "other"])
     ax.set_yticklabels([keyword, "other"], rotation=0)
-    return _tight(figure)
+    return tight(figure)
 
 
 def score_histogram(labels: np.ndarray, scores: np.ndarray, threshold: float):
@@ -185,7 +185,7 @@ def score_histogram(labels: np.ndarray, scores: np.ndarray, threshold: float):
         xlim=(bins[0] - 0.5, bins[-1] + 0.5),
     )
     ax.legend(fontsize=8)
-    return _tight(figure)
+    return tight(figure)
 
 
 def cost_bars(rows: list[dict]):
@@ -197,212 +197,7 @@ def cost_bars(rows: list[dict]):
         ax.set(xlabel=label, xlim=(0, 1.25 * max(row[key] for row in rows)))
         ax.grid(False, axis="y")
     axes[0].invert_yaxis()
-    return _tight(figure)
-
-
-def stream(waveform: np.ndarray, sample_rate_hz: int, curves: dict, threshold: float, spans: dict):
-    """Waveform above, probability over time below, on one axis of seconds.
-
-    waveform: (samples,); curves: label -> (times, probabilities); spans: label -> (start_s, end_s)
-    shaded in both. The axes span the figure's full width, so a cursor's place is its share of time.
-    """
-    length_s = len(waveform) / sample_rate_hz
-    figure, (top, bottom) = plt.subplots(2, 1, figsize=(9, 4), sharex=True, height_ratios=(1, 1.6))
-    coarse = waveform[: len(waveform) // 160 * 160].reshape(-1, 160)
-    times = np.arange(len(coarse)) * 160 / sample_rate_hz
-    top.fill_between(times, coarse.min(axis=1), coarse.max(axis=1), color=INK, linewidth=0)
-    for index, (label, (seconds, probabilities)) in enumerate(curves.items()):
-        bottom.plot(
-            seconds,
-            probabilities,
-            drawstyle="steps-post",
-            label=label,
-            color=colour(label) if label in _COLOURS else sns.color_palette("colorblind")[index],
-            linestyle="-" if index == 0 else "--",
-        )
-    for ax in (top, bottom):
-        for tone, (start_s, end_s) in zip(("#fdae61", "#abd9e9"), spans.values(), strict=False):
-            ax.axvspan(start_s, end_s, color=tone, alpha=0.45, linewidth=0)
-    for label, (start_s, _) in spans.items():
-        top.text(start_s, 0.97, f" {label}", transform=top.get_xaxis_transform(), va="top", fontsize=8)
-    bottom.axhline(threshold, color=RED, linestyle=":", label=f"threshold {threshold:.3f}")
-    top.set(ylabel="waveform", xlim=(0, length_s))
-    bottom.set(ylabel="probability", xlabel="time in s", ylim=(-0.02, 1.02))
-    bottom.legend(fontsize=8, loc="upper left")
-    figure.subplots_adjust(left=0.08, right=0.98, top=0.98, bottom=0.13, hspace=0.08)
-    return figure
-
-
-def word_spans(clips: np.ndarray, spans: np.ndarray, titles: list[str], sample_rate_hz: int = 16000):
-    """Level over time of clips (clips, samples) int16, in frames of 10 ms, with the word's begin and end,
-    (clips, 2) samples, shaded."""
-    figure, axes = plt.subplots(2, -(-len(clips) // 2), figsize=(9, 3.8), sharex=True, sharey=True)
-    hop = sample_rate_hz // 100
-    for ax, clip, (begin, end), title in zip(axes.flat, clips, spans, titles, strict=False):
-        frames = clip[: len(clip) // hop * hop].reshape(-1, hop) / 32768
-        level_db = 10 * np.log10(np.mean(frames**2, axis=1) + 1e-9)
-        ax.axvspan(begin / sample_rate_hz, end / sample_rate_hz, color="#fdae61", alpha=0.45, linewidth=0)
-        ax.plot(np.arange(len(level_db)) / 100, level_db, color=INK, linewidth=1)
-        ax.set_title(title, fontsize=8)
-    for ax in axes[-1]:
-        ax.set_xlabel("time in s")
-    for ax in axes[:, 0]:
-        ax.set_ylabel("dBFS")
-    return _tight(figure)
-
-
-def stream_equality(pairs: dict[str, tuple[np.ndarray, np.ndarray]]):
-    """Streamed probability over offline probability of the same steps, and their difference. pairs:
-    mode -> (offline, streamed), (steps,) each."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
-    left.plot([0, 1], [0, 1], color=GREY, linestyle=":")
-    for (mode, (offline, streamed)), mark in zip(pairs.items(), (".", "x"), strict=False):
-        left.plot(offline, streamed, mark, markersize=5, label=mode)
-        right.semilogy(np.maximum(np.abs(offline - streamed), 1e-12), mark, markersize=4, label=mode)
-    left.set(xlabel="offline probability", ylabel="streamed probability")
-    left.legend(fontsize=8)
-    right.axhline(1e-5, color=RED, linestyle=":", label="asserted limit")
-    right.set(xlabel="step of 80 ms", ylabel="absolute difference")
-    right.legend(fontsize=8)
-    return _tight(figure)
-
-
-def plateaus(tables: dict, column: str, label: str, limit: float | None = None):
-    """Spread of seconds over tracks, a row a setting. tables: setting -> frame of tracks by columns."""
-    figure, ax = plt.subplots(figsize=(8, 0.6 * len(tables) + 1.2))
-    for row, (setting, table) in enumerate(tables.items()):
-        jitter = np.random.default_rng(0).uniform(-0.25, 0.25, len(table))
-        ax.plot(table[column], row + jitter, "o", color=colour(setting), alpha=0.5, markersize=4)
-        ax.plot([table[column].median()] * 2, [row - 0.35, row + 0.35], color=INK, linewidth=2)
-    ax.set_yticks(range(len(tables)), list(tables))
-    if limit is not None:
-        ax.axvline(limit, color=RED, linestyle=":", label=f"target {limit:g} s")
-        ax.legend(fontsize=8)
-    ax.invert_yaxis()
-    ax.set(xlabel=f"{label}, in s (line: median)", xlim=(-0.05, None))
-    return _tight(figure)
-
-
-def _kind(setting: str) -> dict:
-    """How a curve of a setting looks: its network's colour, broken where it was trained on clips alone."""
-    return {"color": colour(setting), "linestyle": "-" if setting.endswith("-stream") else "--"}
-
-
-def _by_mode(results: list[dict], height: float = 4.0):
-    """A panel for each mode of streaming, and the results that belong there."""
-    modes = list(dict.fromkeys(result["mode"] for result in results))
-    figure, axes = plt.subplots(1, len(modes), figsize=(9, height), sharex=True, sharey=True, squeeze=False)
-    panels = zip(modes, axes[0], strict=True)
-    return figure, [(mode, ax, [r for r in results if r["mode"] == mode]) for mode, ax in panels]
-
-
-def det(results: list[dict], rates: tuple[float, ...]):
-    """Miss rate over false accepts an hour on streams made of clips; faint: each stream by itself; dots:
-    offline scoring of the clips of the same streams. results: as `streams.Streams.result` gives them."""
-    figure, panels = _by_mode(results)
-    for mode, ax, of_mode in panels:
-        for result in of_mode:
-            clips = result["clips"]
-            for each in clips["det_of_each"]:
-                ax.plot(*_det_line(each), alpha=0.2, linewidth=0.8, **_kind(result["setting"]))
-            ax.plot(*_det_line(clips["det"]), label=result["setting"], **_kind(result["setting"]))
-            at = clips["at_rate"]
-            reached = [rate for rate in rates if at[str(rate)]]
-            offline = [at[str(rate)]["offline_miss_rate"] for rate in reached]
-            fill = colour(result["setting"]) if result["setting"].endswith("-stream") else "white"
-            ax.plot(
-                reached, offline, "o", color=colour(result["setting"]), markerfacecolor=fill, markersize=5
-            )
-        ax.set_title(mode)
-        ax.set(xscale="log", yscale="log", xlabel="false accepts an hour", xlim=(0.1, 100), ylim=(0.03, 1))
-        ax.set_yticks([0.05, 0.1, 0.2, 0.5, 1], ["5 %", "10 %", "20 %", "50 %", "100 %"], minor=False)
-        ax.set_yticks([], minor=True)
-    panels[0][1].set_ylabel("share of keywords missed")
-    panels[0][1].legend(fontsize=8)
-    return _tight(figure)
-
-
-def _det_line(curve: dict) -> tuple[np.ndarray, np.ndarray]:
-    _, misses, accepts = np.array(curve["points"]).T
-    order = np.lexsort((-misses, accepts))
-    lowest = np.minimum.accumulate(misses[order]) / max(1, curve["words"])  # nobody operates above it
-    return np.maximum(accepts[order] / curve["hours"], 0.05), np.maximum(lowest, 1e-3)
-
-
-def running_speech(results: list[dict], target: tuple[float, float]):
-    """False accepts an hour on running speech over the share of keywords missed between other words, with
-    exact 95 % intervals at the reported shares. target: (share missed, false accepts an hour)."""
-    figure, panels = _by_mode(results)
-    for mode, ax, of_mode in panels:
-        for place, result in enumerate(of_mode):
-            speech = result["speech"]
-            _, misses, accepts = np.array(speech["det"]["points"]).T
-            misses, accepts = misses / speech["det"]["words"], accepts / speech["det"]["hours"]
-            order = np.lexsort((accepts, misses))
-            lowest = np.minimum.accumulate(accepts[order])
-            ax.plot(
-                misses[order], np.maximum(lowest, 0.5), label=result["setting"], **_kind(result["setting"])
-            )
-            for share, point in speech["at_misses"].items():
-                if point:
-                    value, low, high = (max(v, 0.5) for v in point["false_accepts_per_h"])
-                    at = float(share) * 1.03 ** (place - 1.5)  # side by side
-                    ax.errorbar(
-                        at, value, [[value - low], [high - value]], color=colour(result["setting"]),
-                        fmt=".", linewidth=1, alpha=0.7,
-                    )  # fmt: skip
-        ax.plot(*target, marker="*", color=RED, markersize=12, linestyle="none", label="target")
-        ax.set_title(mode)
-        ax.set(xscale="log", yscale="log", xlabel="share of keywords missed", xlim=(0.01, 0.5))
-        ax.set_xticks([0.01, 0.02, 0.05, 0.1, 0.2, 0.5], ["1 %", "2 %", "5 %", "10 %", "20 %", "50 %"])
-        ax.set_xticks([], minor=True)
-    panels[0][1].set_ylabel("false accepts an hour")
-    panels[-1][1].legend(fontsize=8)
-    return _tight(figure)
-
-
-def detector_grid(results: list[dict]):
-    """Misses of every detector tried, as shares of all keywords at the four rates: a panel for each
-    setting and mode, smoothing down, release and refractory time across; the chosen one framed."""
-    figure, axes = plt.subplots(1, len(results), figsize=(9, 3.2), sharey=True, squeeze=False)
-    for result, ax in zip(results, axes[0], strict=True):
-        detector = result["detector"]
-        grid = np.array(sorted(detector["grid"]))  # rows of smoothing, release, refractory_s, misses
-        rows, columns = np.unique(grid[:, 0]), np.unique(grid[:, 1:3], axis=0)
-        share = 100 * grid[:, 3].reshape(len(rows), len(columns)) / (4 * detector["words"])
-        sns.heatmap(share, annot=True, fmt=".0f", cmap="Blues", cbar=False, ax=ax, robust=True,
-                    annot_kws={"size": 7})  # fmt: skip
-        ax.set_xticklabels([f"{release:g}, {wait:g}" for release, wait in columns], rotation=90, fontsize=7)
-        ax.set_yticklabels([f"{row:.0f}" for row in rows], rotation=0)
-        chosen = (detector["release"], detector["refractory_s"])
-        column = next(n for n, c in enumerate(columns) if tuple(c) == chosen)
-        row = list(rows).index(detector["smoothing"])
-        ax.add_patch(plt.Rectangle((column, row), 1, 1, fill=False, edgecolor=RED, linewidth=2))
-        ax.set_title(f"{result['setting']}\n{result['mode']}", fontsize=8)
-        ax.set_xlabel("release, refractory s", fontsize=8)
-    axes[0][0].set_ylabel("steps smoothed")
-    return _tight(figure)
-
-
-def detections(times: np.ndarray, probabilities, smoothed, detector, found: np.ndarray, spans: dict):
-    """What a detector does: probability, its mean, threshold and release, detections as triangles, deaf
-    time shaded. found: seconds; spans: label -> (start_s, end_s)."""
-    figure, ax = plt.subplots(figsize=(9, 2.8))
-    ax.plot(times, probabilities, color=GREY, linewidth=0.8, drawstyle="steps-post", label="probability")
-    ax.plot(times, smoothed, color=_COLOURS["baseline"], drawstyle="steps-post", label="its mean")
-    ax.axhline(detector.threshold, color=RED, linestyle=":", label=f"threshold {detector.threshold:.3f}")
-    ax.axhline(
-        detector.release * detector.threshold, color=RED, linestyle="-.", linewidth=0.8, label="release"
-    )
-    for number, at in enumerate(found):
-        ax.axvspan(at, at + detector.refractory_s, color="0.85", linewidth=0, zorder=0)
-        ax.plot(at, 1.06, "v", color=INK, clip_on=False, label=None if number else "detection")
-    for label, (start_s, end_s) in spans.items():
-        ax.axvspan(start_s, end_s, color="#fdae61", alpha=0.45, linewidth=0)
-        ax.text(start_s, 0.9, f" {label}", fontsize=8)
-    ax.set(xlabel="time in s", ylabel="probability", ylim=(-0.02, 1.1), xlim=(times[0], times[-1]))
-    ax.legend(fontsize=7, loc="upper left", ncols=2)
-    return _tight(figure)
+    return tight(figure)
 
 
 def times(value: float, low: float | None = None, high: float | None = None) -> str:
@@ -439,7 +234,7 @@ def ratios(table, column: str, limit: float, label: str, low: str = "low", high:
     ax.set_yticks(range(len(table)), table.index)
     ax.set(xlabel=label, ylim=(len(table) - 0.5, -0.5))
     ax.legend(fontsize=8)
-    return _tight(figure)
+    return tight(figure)
 
 
 def size_measures(table):
@@ -449,7 +244,7 @@ def size_measures(table):
     ax.set(xlabel="bytes", ylabel="")
     ax.invert_yaxis()
     ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    return _tight(figure)
+    return tight(figure)
 
 
 def frontier(points, peers, bar: dict[str, float]):
@@ -480,7 +275,7 @@ def frontier(points, peers, bar: dict[str, float]):
         ax.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:.0e}"[0] in "25" else "")
     axes[0].set_ylabel("1 - AUC")
     axes[1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-    return _tight(figure)
+    return tight(figure)
 
 
 def clips(waveforms: np.ndarray, captions: list[str], sample_rate_hz: int = 16000):
@@ -488,57 +283,15 @@ def clips(waveforms: np.ndarray, captions: list[str], sample_rate_hz: int = 1600
     from IPython.display import HTML
 
     players = [
-        f'<figure class="clip"><audio controls preload="none" src="{_flac(waveform, sample_rate_hz)}"></audio>'
+        f'<figure class="clip"><audio controls preload="none" src="{flac(waveform, sample_rate_hz)}"></audio>'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
         for waveform, caption in zip(waveforms, captions, strict=True)
     ]
     return HTML(f'<div class="clips">{"".join(players)}</div>')
 
 
-def player(figure, path: Path, waveform: np.ndarray, sample_rate_hz: int, alt: str):
-    """A figure of `stream` above a player: while it plays, a cursor runs over the figure, and a click
-    on the figure jumps there. Needs no network."""
-    from IPython.display import HTML
-
-    content = _png(figure, tight=False)
-    write_atomic(path, content)
-    left, right = figure.axes[0].get_position().x0, figure.axes[0].get_position().x1
-    return HTML(
-        _PLAYER.format(
-            image=b64encode(content).decode(),
-            audio=_flac(waveform, sample_rate_hz),
-            alt=escape(alt, quote=True),
-            left=left,
-            width=right - left,
-            length_s=len(waveform) / sample_rate_hz,
-        )
-    )
-
-
-_PLAYER = """<figure class="player" style="position:relative;margin:0;max-width:900px">
-<div style="position:relative;cursor:pointer"><img alt="{alt}" src="data:image/png;base64,{image}"
-style="width:100%;display:block"><div class="cursor" style="position:absolute;top:0;bottom:8%;width:2px;
-background:#d7191c;left:calc(100% * {left})"></div></div>
-<audio controls preload="auto" src="{audio}" style="width:100%"></audio>
-<script>(() => {{
-  const figure = document.currentScript.parentElement;
-  const audio = figure.querySelector("audio"), cursor = figure.querySelector(".cursor");
-  if (!audio) {{ cursor.remove(); return; }}
-  const place = () => {{
-    cursor.style.left = 100 * ({left} + {width} * audio.currentTime / {length_s}) + "%";
-    if (!audio.paused) requestAnimationFrame(place);
-  }};
-  audio.addEventListener("play", place);
-  audio.addEventListener("seeked", place);
-  cursor.parentElement.addEventListener("click", event => {{
-    const box = cursor.parentElement.getBoundingClientRect();
-    const share = ((event.clientX - box.left) / box.width - {left}) / {width};
-    audio.currentTime = Math.min(Math.max(share, 0), 1) * {length_s};
-  }});
-}})();</script></figure>"""
-
-
-def _flac(waveform: np.ndarray, sample_rate_hz: int) -> str:
+def flac(waveform: np.ndarray, sample_rate_hz: int) -> str:
+    """A waveform (samples,) float as the address of a page's audio."""
     import soundfile
 
     buffer = io.BytesIO()
@@ -546,7 +299,8 @@ def _flac(waveform: np.ndarray, sample_rate_hz: int) -> str:
     return f"data:audio/flac;base64,{b64encode(buffer.getvalue()).decode()}"
 
 
-def _png(figure, tight: bool = True) -> bytes:
+def png(figure, tight: bool = True) -> bytes:
+    """A figure as PNG; it is closed."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", bbox_inches="tight" if tight else None, facecolor="white",
                    metadata={"Software": None})  # fmt: skip
@@ -554,6 +308,7 @@ def _png(figure, tight: bool = True) -> bytes:
     return buffer.getvalue()
 
 
-def _tight(figure):
+def tight(figure):
+    """The figure, its axes laid out."""
     figure.tight_layout()
     return figure

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas
 
-from . import checkpoints, data, events, models, runs, talk, tasks, tracks, training
+from . import checkpoints, data, endpoints, events, models, runs, talk, tasks, tracks, training
 from .events import Detector, Outcome
 from .experiments import Experiment, Trained
 from .streaming import MODES, Stream
@@ -28,7 +28,7 @@ MISSES = (0.02, 0.05, 0.10, 0.20)
 OVER_DB = (20.0, 10.0, 5.0)
 PLATEAU_S = 0.3  # at most so much later than offline the probability should fall
 CHOICE_SEED = 1000  # of the stream that detectors are chosen on, none of those that are reported
-GRID = {"smoothing": (1, 2, 3, 5), "release": (0.3, 0.6, 0.9), "refractory_s": (0.5, 1.0)}
+GRID = {"smoothing": (1, 2, 3, 5, 8), "release": (0.3, 0.6, 0.9), "refractory_s": (0.5, 1.0)}
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Streams:
 
     @cached_property
     def spans(self) -> np.ndarray:
-        return tracks.spans(self.experiment.corpus.clips)
+        return endpoints.spans(self.experiment.corpus.clips)
 
     def sources(self, part: str, speech: np.ndarray | None = None) -> tracks.Sources:
         """What tracks of a part's clips are made of; speech: running speech to go with them."""
@@ -175,7 +175,9 @@ class Streams:
                 smoothed = detector.smoothed(probabilities)
                 at = events.thresholds([smoothed], 60)
                 curve = events.det(times, smoothed, track.words, hours, detector, at)
-                indices = [events.at_rate(curve, rate) for rate in events.RATES_PER_H]
+                at = events.refined(at, _at_rates(curve), [smoothed])
+                curve = events.det(times, smoothed, track.words, hours, detector, at)
+                indices = _at_rates(curve)
                 misses = sum(len(track.words) if n is None else curve[n].misses for n in indices)
                 one_an_hour = indices[events.RATES_PER_H.index(1.0)]
                 tried[values] = misses, 1.0 if one_an_hour is None else float(at[one_an_hour])
@@ -220,14 +222,7 @@ class Streams:
         on_mixed = {db: self.hear(settings, track.samples) for db, track in mixed.items()}
         for key in keys:
             detector = _detector(chosen[key])
-            at = events.thresholds((smoothed for _, smoothed in heard[key]), 200)
-            curves = [
-                Curve(at, events.det(times, smoothed, words, hours, detector, at))
-                for (times, smoothed), (words, hours) in zip(heard[key], made, strict=True)
-            ]
-            pooled = Curve(
-                at, [reduce(add, of_seeds) for of_seeds in zip(*(c.outcomes for c in curves), strict=True)]
-            )
+            curves, pooled = _curves(detector, heard[key], made)
             self._write(
                 key,
                 detector=chosen[key],
@@ -296,10 +291,16 @@ class Streams:
         """False accepts on running speech over misses of the keyword between two words."""
         smoothed = detector.smoothed(on_speech[1]), detector.smoothed(on_keywords[1])
         hours, words = samples / tracks.RATE_HZ / 3600, self.keywords.words
-        at = np.union1d(events.thresholds(smoothed[:1], 200), events.thresholds(smoothed[1:], 200))
-        false = events.det(on_speech[0], smoothed[0], np.zeros((0, 2)), hours, detector, at)
-        missed = events.det(on_keywords[0], smoothed[1], words, 0.0, detector, at)
-        curve = Curve(at, [f + replace(m, false_accepts=0) for f, m in zip(false, missed, strict=True)])
+
+        def outcomes(at: np.ndarray) -> list[Outcome]:
+            false = events.det(on_speech[0], smoothed[0], np.zeros((0, 2)), hours, detector, at)
+            missed = events.det(on_keywords[0], smoothed[1], words, 0.0, detector, at)
+            return [f + replace(m, false_accepts=0) for f, m in zip(false, missed, strict=True)]
+
+        at = np.union1d(events.thresholds(smoothed[:1], 100), events.thresholds(smoothed[1:], 100))
+        coarse = outcomes(at)
+        at = events.refined(at, [events.at_misses(coarse, share) for share in MISSES], smoothed)
+        curve = Curve(at, outcomes(at))
         reached = {}
         for share in MISSES:
             index = events.at_misses(curve.outcomes, share)
@@ -326,6 +327,29 @@ class Streams:
 def modes_by_choice(chosen: dict, setting: str) -> list[str]:
     """Modes of a setting, the one with fewer misses where detectors were chosen first."""
     return sorted(MODES, key=lambda mode: min(row[-1] for row in chosen[setting, mode]["grid"]))
+
+
+def _at_rates(curve: list[Outcome]) -> list[int | None]:
+    return [events.at_rate(curve, rate) for rate in events.RATES_PER_H]
+
+
+def _curves(detector: Detector, heard: list[tuple], made: list[tuple]) -> tuple[list[Curve], Curve]:
+    """DET curves of streams, and of all of them together, at the same thresholds. heard: times and
+    smoothed probabilities of each; made: its keywords and hours."""
+    smoothed = [values for _, values in heard]
+
+    def outcomes(at: np.ndarray) -> tuple[list[list[Outcome]], list[Outcome]]:
+        each = [
+            events.det(times, values, words, hours, detector, at)
+            for (times, values), (words, hours) in zip(heard, made, strict=True)
+        ]
+        return each, [reduce(add, of_seeds) for of_seeds in zip(*each, strict=True)]
+
+    at = events.thresholds(smoothed, 100)
+    each, pooled = outcomes(at)
+    at = events.refined(at, [n for curve in (pooled, *each) for n in _at_rates(curve)], smoothed)
+    each, pooled = outcomes(at)
+    return [Curve(at, curve) for curve in each], Curve(at, pooled)
 
 
 def _plateau(table: pandas.DataFrame, mode: str) -> dict:

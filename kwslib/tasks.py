@@ -93,7 +93,7 @@ class Share:
     seconds: float = 4.0
     window_every: int = 4  # steps between the windows that are scored from rest
     hardest: float = 0.1  # of the steps without the keyword: so many, the worst, make half their loss
-    agreement: float = 1.0  # weight of the divergence of carried outputs from windows of the same steps
+    agreement: float = 3.0  # weight of the divergence of carried outputs from windows of the same steps
     temperature: float = 2.0  # of a teacher's windows; half of the tracks' loss, where there is a teacher
     mix: Mix = field(default_factory=Mix)
 
@@ -171,12 +171,17 @@ class Tracks:
 def step_loss(logits: torch.Tensor, labels: torch.Tensor, hardest: float) -> torch.Tensor:
     """Cross entropy of (batch, steps, 2) logits where labels (batch, steps) are 0 or 1, not -1: half of
     it the mean over the keyword's steps, half over the others', of which the `hardest` share count
-    once more for themselves."""
+    once more for themselves; of which there are no steps has no loss."""
     losses = nnf.cross_entropy(logits.flatten(0, 1), labels.flatten().clamp_min(0), reduction="none")
     labels = labels.flatten()
     of_keyword, of_others = losses[labels == 1], losses[labels == 0]
-    mean = of_others.mean()
-    if hardest:
-        worst = of_others.topk(max(1, round(hardest * len(of_others)))).values
-        mean = (mean + worst.mean()) / 2
-    return (mean + of_keyword.mean()) / 2 if len(of_keyword) else mean / 2
+    loss = 0 * losses.sum()
+    if len(of_keyword):
+        loss = of_keyword.mean() / 2
+    if len(of_others):
+        mean = of_others.mean()
+        if hardest:
+            worst = of_others.topk(max(1, round(hardest * len(of_others)))).values
+            mean = (mean + worst.mean()) / 2
+        loss = loss + mean / 2
+    return loss

@@ -1,8 +1,7 @@
 """Continuous audio: keyword and other words laid on a track at known times, to train on and to judge on.
 
 A track is (samples,) at 16 kHz with the keyword's words as (words, 2) seconds of begin and end. Where
-a word lies within its clip is measured once (`word_span`); everything that is said of a word's end,
-from training targets to latency, rests on it. The same arguments give the same track.
+a word lies within its clip `endpoints` measures. The same arguments give the same track.
 """
 
 from collections.abc import Sequence
@@ -13,14 +12,12 @@ import numpy as np
 from .architecture import Architecture
 
 RATE_HZ = 16000
-CLOSURE_S = 0.16  # the longest pause within a word
 AROUND_S = 0.1  # see `targets`
 FADE = 80  # samples, of every cut
 PACE = (0.87, 1.15)  # of pieces of training tracks; time and, inversely, all frequencies
 PART = 0.2  # of a keyword: a second that holds as much is no other word; see `targets`
 FRAGMENT = (0.25, 0.6)  # of a keyword: of its beginnings and ends that are laid as other speech
 TILT, BEND = 1.2, 0.8  # largest change of the log-mel power by a microphone, at the ends and in the middle
-_FRAME = 160
 _NONE = np.zeros((0, 2))
 
 
@@ -37,33 +34,6 @@ class Track:
     @property
     def hours(self) -> float:
         return len(self.samples) / RATE_HZ / 3600
-
-
-def word_span(clip: np.ndarray) -> tuple[int, int]:
-    """Begin and end, in samples, of the word in a clip (samples,), 10 ms or more; 30 ms more on both sides.
-
-    Sound is every frame of 10 ms with three times the power of the noise and at most 30 dB below the peak:
-    a second syllable counts that is far weaker than the first. Sounds with pauses of up to `CLOSURE_S`
-    between, which a stop makes within a word, are one; each weighs the sum of its frames' log-power over
-    that limit, so that a knock weighs little. The word is from the first to the last that weighs half
-    as much as the heaviest. The noise is what a fifth of the frames stay below; a clip whose peak is
-    less than 10 dB over it is all word."""
-    frames = clip[: len(clip) // _FRAME * _FRAME].reshape(-1, _FRAME).astype(np.float64)
-    power = np.convolve(np.mean(frames**2, axis=1), np.ones(3) / 3, "same")
-    peak, noise = power.max(), np.quantile(power, 0.2)
-    if peak <= 10 * noise:
-        return 0, len(clip)
-    limit = max(3 * noise, peak / 1000)
-    sound = np.flatnonzero(power > limit)
-    sounds = np.split(sound, 1 + np.flatnonzero(np.diff(sound) > CLOSURE_S * RATE_HZ / _FRAME))
-    weights = np.array([np.log(power[s] / limit).sum() for s in sounds])
-    word = np.concatenate([s for s, w in zip(sounds, weights, strict=True) if w >= weights.max() / 2])
-    return max(0, int(word[0] - 2) * _FRAME), min(len(clip), int(word[-1] + 3) * _FRAME)
-
-
-def spans(clips: np.ndarray) -> np.ndarray:
-    """(clips, 2) begin and end, in samples, of the word in each of (clips, samples)."""
-    return np.array([word_span(clip) for clip in clips]).reshape(-1, 2)
 
 
 def targets(

@@ -80,7 +80,7 @@ _FULL = {
     # Clips with a teacher, so that what was learnt on them is not lost (Li and Hoiem: Learning without
     # forgetting, arXiv 1606.09282): for the baseline itself as it was, for students baseline-stream.
     "baseline-stream": Recipe(epochs=14, rate=1e-3, temperature=2.0, label_share=0.5, unmasked=0.3),
-    "student3-stream": Recipe(epochs=20, rate=2e-3, temperature=10.0, label_share=0.5, unmasked=0.3),
+    "student3-stream": Recipe(epochs=40, rate=2e-3, temperature=10.0, label_share=0.5, unmasked=0.3),
 }
 
 

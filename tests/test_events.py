@@ -203,3 +203,25 @@ def test_plateau_is_counted_from_the_end_of_the_keyword():
 def test_plateau_of_a_stream_that_ends_too_early_is_an_error():
     with pytest.raises(ValueError, match=r"ends before 9\.00 s"):
         plateau_s(np.arange(5.0), np.zeros(5), 0.5, 9.0)
+
+
+def test_refined_thresholds_meet_what_was_asked_for():
+    """Peaks of distinct height every 100 s of ten hours, each sixth a keyword: a coarse curve has no point
+    as good as the best of all thresholds at two false accepts an hour, the refined one has."""
+    times = np.arange(450_000) * 0.08
+    smoothed = np.zeros(len(times))
+    places = np.arange(1, 361) * 1200
+    smoothed[places] = np.random.default_rng(0).permutation(np.linspace(0.1, 0.9, 360))
+    words = np.stack([times[places[::6]] - 0.3, times[places[::6]]], axis=1)
+
+    def misses(at: np.ndarray) -> int:
+        curve = events.det(times, smoothed, words, 10.0, Detector(smoothing=1), at)
+        return curve[events.at_rate(curve, 2.0)].misses
+
+    at = events.thresholds([smoothed], 12)
+    curve = events.det(times, smoothed, words, 10.0, Detector(smoothing=1), at)
+    finer = events.refined(at, [events.at_rate(curve, 2.0), None], [smoothed], 400)
+    assert set(at) <= set(finer) and np.all(np.diff(finer) > 0)
+    assert misses(finer) == misses(np.unique(smoothed[places])) < misses(at)
+    assert np.array_equal(events.refined(at, [None], [smoothed]), at)
+    assert len(events.refined(at, [0], [smoothed], 8)) <= len(at) + 8  # nothing lies before the first

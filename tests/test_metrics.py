@@ -77,6 +77,12 @@ def test_one_minus_auc_equals_counting_pairs(clips):
     assert metrics.one_minus_auc(*clips) == pytest.approx(naive_one_minus_auc(*clips), abs=1e-13)
 
 
+def test_outranked_by_hand():
+    """Of four other words one scores above the first keyword, one ties with it; none does with the second."""
+    labels, scores = [0, 0, 0, 0, 1, 1], [0.1, 0.5, 0.9, 0.2, 0.5, 1.0]
+    assert metrics.outranked(labels, scores).tolist() == [1.5 / 4, 0]
+
+
 @given(scored(lowest=1, highest=15))
 def test_au_fa_fr_is_one_minus_auc_times_the_share_factor_inside_the_ends(clips):
     positives = int(clips[0].sum())

@@ -5,7 +5,7 @@ import numpy as np
 import pandas
 import pytest
 
-from kwslib import events, plots, published
+from kwslib import events, plots, published, stream_plots
 
 RNG = np.random.default_rng(0)
 LABELS = np.repeat([0, 1], [60, 20])
@@ -35,7 +35,7 @@ STREAMED = {  # as streams.Streams.result gives it, as far as figures look
 FIGURES = {
     "word_counts": lambda: plots.word_counts({"happy": 3, "cat": 2}, "happy"),
     "log_mel_panels": lambda: plots.log_mel_panels(RNG.random((2, 40, 101)), ["a", "b"]),
-    "word_spans": lambda: plots.word_spans(
+    "word_spans": lambda: stream_plots.word_spans(
         RNG.integers(-9, 9, (4, 16000)), np.tile([3200, 9600], (4, 1)), list("abcd")
     ),
     "training_curves": lambda: plots.training_curves({"baseline": HISTORY}, {"baseline": 2}, 2e-3),
@@ -43,17 +43,17 @@ FIGURES = {
     "confusion_matrix": lambda: plots.confusion_matrix(COUNTS, "happy"),
     "score_histogram": lambda: plots.score_histogram(LABELS, SCORES, 0.5),
     "cost_bars": lambda: plots.cost_bars([{"part": "gru", "bytes": 5, "macs": 7}]),
-    "stream": lambda: plots.stream(
+    "stream": lambda: stream_plots.stream(
         RNG.random(16000), 16000, {"a": (TIMES, TIMES)}, 0.5, {"happy": (0.2, 0.4)}
     ),
-    "stream_equality": lambda: plots.stream_equality({"window": (TIMES, TIMES + 1e-7)}),
-    "plateaus": lambda: plots.plateaus(
+    "stream_equality": lambda: stream_plots.stream_equality({"window": (TIMES, TIMES + 1e-7)}),
+    "plateaus": lambda: stream_plots.plateaus(
         {"baseline": pandas.DataFrame({"longer": [0.1, 0.2]})}, "longer", "seconds", 0.3
     ),
-    "det": lambda: plots.det([STREAMED, STREAMED | {"setting": "student3"}], (1.0, 5.0)),
-    "running_speech": lambda: plots.running_speech([STREAMED], (0.05, 10)),
-    "detector_grid": lambda: plots.detector_grid([STREAMED]),
-    "detections": lambda: plots.detections(
+    "det": lambda: stream_plots.det([STREAMED, STREAMED | {"setting": "student3"}], (1.0, 5.0)),
+    "running_speech": lambda: stream_plots.running_speech([STREAMED], (0.05, 10)),
+    "detector_grid": lambda: stream_plots.detector_grid([STREAMED]),
+    "detections": lambda: stream_plots.detections(
         TIMES, TIMES, TIMES, events.Detector(), TIMES[2:3], {"happy": (0.1, 0.2)}
     ),
     "ratios": lambda: plots.ratios(POINTS, "speed", 1.6, "times"),
@@ -104,5 +104,7 @@ def test_players_hold_the_audio_and_escape_captions():
 def test_the_cursor_starts_at_the_left_axis(tmp_path):
     figure = FIGURES["stream"]()
     left = figure.axes[0].get_position().x0
-    page = plots.player(figure, tmp_path / "x.png", np.zeros(16000, np.float32), 16000, "a 'stream'").data
+    page = stream_plots.player(
+        figure, tmp_path / "x.png", np.zeros(16000, np.float32), 16000, "a 'stream'"
+    ).data
     assert f"left:calc(100% * {left})" in page and "currentTime" in page and "http" not in page

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from kwslib import checkpoints, experiments, models, runs, streaming, streams, tracks
+from kwslib import checkpoints, experiments, metrics, models, runs, streaming, streams, tracks
 from kwslib.architecture import ARCHITECTURES
 from kwslib.events import RATES_PER_H, Detector
 
@@ -41,6 +41,17 @@ def test_the_engine_s_rows_are_heard_in_every_setting_and_mode(audio):
     for (setting, mode), (times, probabilities) in heard.items():
         alone = streaming.Stream.load(audio.experiment.run.checkpoint(setting), mode).hear(samples).T
         assert np.array_equal(times, alone[0]) and np.array_equal(probabilities, alone[1])
+
+
+def test_errors_against_another_network_and_how_many_come_from_three_clips(audio):
+    row = audio.experiment.against({"student3-stream": "student3"}).loc["student3-stream"]
+    scores = audio.experiment.scores("student3-stream")
+    labels, probabilities = scores["labels"], scores["probabilities"]
+    assert row["au_fa_fr"] == metrics.au_fa_fr(labels, probabilities)
+    assert row["ratio"] == row["au_fa_fr"] / row["reference au_fa_fr"] != 1
+    assert row["low"] < row["high"]
+    above = sorted(np.mean(probabilities[labels == 0] > p) for p in probabilities[labels == 1])
+    assert row["worst three"] == pytest.approx(sum(above[-3:]) / sum(above), abs=1e-3)  # but for ties
 
 
 @pytest.fixture(scope="module")

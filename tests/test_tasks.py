@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from kwslib import data, models, tasks, tracks, training
+from kwslib import data, endpoints, models, tasks, tracks, training
 from kwslib.architecture import Architecture
 from kwslib.features import ClipFeatures
 from kwslib.tasks import distillation_loss, step_loss
@@ -28,7 +28,7 @@ def sources(corpus, clips):
     train = clips.parts["train"]
     labels = clips.labels[train]
     talk = np.random.default_rng(0).normal(0, 2000, 80000).astype(np.int16)
-    spans = tracks.spans(corpus.clips)
+    spans = endpoints.spans(corpus.clips)
     background = list(corpus.background.values())
     return tracks.Sources(corpus.clips, spans, train[labels == 1], train[labels == 0], background, talk)
 
@@ -184,3 +184,13 @@ def test_step_loss_by_hand():
     )
     alone = step_loss(logits, torch.where(labels == 1, -1, labels), 0.0)
     assert alone.item() == pytest.approx((others.mean() / 2).item(), rel=1e-6)
+
+
+def test_step_loss_of_steps_of_one_kind_or_none():
+    logits = torch.tensor([[[0.0, 1.0], [0.0, -2.0]]], requires_grad=True)
+    softplus = torch.nn.functional.softplus
+    keyword = step_loss(logits, torch.tensor([[1, 1]]), 0.1)
+    assert keyword.item() == pytest.approx(softplus(torch.tensor([-1.0, 2.0])).mean().item() / 2, rel=1e-6)
+    nothing = step_loss(logits, torch.tensor([[-1, -1]]), 0.1)
+    nothing.backward()
+    assert nothing.item() == 0 and not logits.grad.any()
