@@ -156,7 +156,8 @@ class Streams:
     def choose(self, settings: list[str]) -> dict[tuple[str, str], dict]:
         """Chooses a detector for each setting in each mode: the smoothing, release and refractory time
         with fewest misses, summed over the rates of false accepts that are reported; and its threshold,
-        for at most one false accept an hour. On a stream made of clips of the part that choices are
+        for at most one false accept an hour, or one in all where there is less than an hour: none at all
+        would be a threshold that nothing reaches. On a stream made of clips of the part that choices are
         made on, and talk read by voices that no training heard. Settings trained for streams keep their
         detectors in the checkpoint. Returns (setting, mode) -> the detector's values, `grid`: rows of
         smoothing, release, refractory time and misses for every one tried, and `words` there were."""
@@ -166,6 +167,7 @@ class Streams:
         )
         speech = talk.read(keyword, "validation", self.plan.read_minutes)
         hours = track.hours + len(speech) / tracks.RATE_HZ / 3600
+        own_rate = max(1.0, 1 / hours)
         chosen = {}
         heard = self.hear(settings, np.concatenate([track.samples, speech]))
         for key, (times, probabilities) in heard.items():
@@ -175,12 +177,12 @@ class Streams:
                 smoothed = detector.smoothed(probabilities)
                 at = events.thresholds([smoothed], 60)
                 curve = events.det(times, smoothed, track.words, hours, detector, at)
-                at = events.refined(at, _at_rates(curve), [smoothed])
+                at = events.refined(at, [*_at_rates(curve), events.at_rate(curve, own_rate)], [smoothed])
                 curve = events.det(times, smoothed, track.words, hours, detector, at)
                 indices = _at_rates(curve)
                 misses = sum(len(track.words) if n is None else curve[n].misses for n in indices)
-                one_an_hour = indices[events.RATES_PER_H.index(1.0)]
-                tried[values] = misses, 1.0 if one_an_hour is None else float(at[one_an_hour])
+                own = events.at_rate(curve, own_rate)
+                tried[values] = misses, 1.0 if own is None else float(at[own])
             best = min(tried, key=lambda values: tried[values][0])
             chosen[key] = asdict(Detector(tried[best][1], *best)) | {
                 "grid": [[*values, misses] for values, (misses, _) in tried.items()],
