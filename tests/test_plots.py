@@ -5,7 +5,7 @@ import numpy as np
 import pandas
 import pytest
 
-from kwslib import events, plots, published, stream_plots
+from kwslib import plots, published
 
 RNG = np.random.default_rng(0)
 LABELS = np.repeat([0, 1], [60, 20])
@@ -18,44 +18,15 @@ POINTS = pandas.DataFrame(
     {"speed": [1, 12], "file": [1, 50], "one_minus_auc": [1e-3, 0], "low": [5e-4, 0], "high": [2e-3, 1e-3]},
     index=["baseline", "student3-int8-static"],
 )
-TIMES = np.arange(10) * 0.08
-CURVE = {"words": 20, "hours": 2.0, "points": [[0.2, 1, 30], [0.6, 3, 4], [1.0, 20, 0]]}
-AT = {"miss_rate": [0.15, 0.03, 0.4], "false_accepts_per_h": [2.0, 0.5, 5.0], "offline_miss_rate": 0.1}
-STREAMED = {  # as streams.Streams.result gives it, as far as figures look
-    "setting": "student3-stream",
-    "mode": "carried",
-    "clips": {"det": CURVE, "det_of_each": [CURVE], "at_rate": {"1.0": None, "5.0": AT}},
-    "speech": {"det": CURVE, "at_misses": {"0.02": None, "0.2": AT}},
-    "detector": {
-        "smoothing": 3, "release": 0.5, "refractory_s": 1.0, "words": 20,
-        "grid": [[1, 0.5, 1.0, 7], [3, 0.5, 1.0, 5], [1, 0.9, 1.0, 8], [3, 0.9, 1.0, 6]],
-    },
-}  # fmt: skip
 
 FIGURES = {
     "word_counts": lambda: plots.word_counts({"happy": 3, "cat": 2}, "happy"),
     "log_mel_panels": lambda: plots.log_mel_panels(RNG.random((2, 40, 101)), ["a", "b"]),
-    "word_spans": lambda: stream_plots.word_spans(
-        RNG.integers(-9, 9, (4, 16000)), np.tile([3200, 9600], (4, 1)), list("abcd")
-    ),
     "training_curves": lambda: plots.training_curves({"baseline": HISTORY}, {"baseline": 2}, 2e-3),
     "error_curves": lambda: plots.error_curves({"baseline": (LABELS, SCORES)}, {"baseline": 0.5}),
     "confusion_matrix": lambda: plots.confusion_matrix(COUNTS, "happy"),
     "score_histogram": lambda: plots.score_histogram(LABELS, SCORES, 0.5),
     "cost_bars": lambda: plots.cost_bars([{"part": "gru", "bytes": 5, "macs": 7}]),
-    "stream": lambda: stream_plots.stream(
-        RNG.random(16000), 16000, {"a": (TIMES, TIMES)}, 0.5, {"happy": (0.2, 0.4)}
-    ),
-    "stream_equality": lambda: stream_plots.stream_equality({"window": (TIMES, TIMES + 1e-7)}),
-    "plateaus": lambda: stream_plots.plateaus(
-        {"baseline": pandas.DataFrame({"longer": [0.1, 0.2]})}, "longer", "seconds", 0.3
-    ),
-    "det": lambda: stream_plots.det([STREAMED, STREAMED | {"setting": "student3"}], (1.0, 5.0)),
-    "running_speech": lambda: stream_plots.running_speech([STREAMED], (0.05, 10)),
-    "detector_grid": lambda: stream_plots.detector_grid([STREAMED]),
-    "detections": lambda: stream_plots.detections(
-        TIMES, TIMES, TIMES, events.Detector(), TIMES[2:3], {"happy": (0.1, 0.2)}
-    ),
     "ratios": lambda: plots.ratios(POINTS, "speed", 1.6, "times"),
     "size_measures": lambda: plots.size_measures(pandas.DataFrame({"file": [5, 9]}, index=["a", "b"])),
     "frontier": lambda: plots.frontier(POINTS, published.peers(), published.bar()),
@@ -99,12 +70,3 @@ def test_show_writes_the_file_and_displays_it_with_its_text(tmp_path, monkeypatc
 def test_players_hold_the_audio_and_escape_captions():
     page = plots.clips(np.zeros((1, 100), np.float32), ["<script>"]).data
     assert 'src="data:audio/flac;base64,' in page and "<script>" not in page
-
-
-def test_the_cursor_starts_at_the_left_axis(tmp_path):
-    figure = FIGURES["stream"]()
-    left = figure.axes[0].get_position().x0
-    page = stream_plots.player(
-        figure, tmp_path / "x.png", np.zeros(16000, np.float32), 16000, "a 'stream'"
-    ).data
-    assert f"left:calc(100% * {left})" in page and "currentTime" in page and "http" not in page

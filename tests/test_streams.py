@@ -77,6 +77,21 @@ def test_detectors_are_kept_by_networks_trained_for_streams_alone(audio, judged)
     assert spotter.mode == "window" and detector == Detector()
 
 
+def test_a_detector_is_not_deaf_where_there_is_less_than_an_hour_to_choose_on(audio, monkeypatch):
+    """Two minutes, one false accept above all keywords: 'at most one an hour' would be none at all, and a
+    threshold that no keyword reaches."""
+    track = tracks.clip_stream(audio.sources("validation"), audio.plan.choose_hours, streams.CHOICE_SEED)
+    times = np.arange(0, 126, 0.08)
+    probabilities = np.full(len(times), 0.01)
+    for begin, end in track.words:
+        probabilities[(times >= begin) & (times <= end + 0.5)] = 0.8
+    probabilities[-20:] = 0.9  # nothing is said there
+    assert 0 < track.words.max() < times[-40]
+    monkeypatch.setattr(audio, "hear", lambda settings, _: {("student3", "window"): (times, probabilities)})
+    detector = audio.choose(["student3"])["student3", "window"]
+    assert 0.01 < detector["threshold"] <= 0.8
+
+
 @pytest.mark.parametrize(
     "detectors",
     [
