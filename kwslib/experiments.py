@@ -153,9 +153,8 @@ class Experiment:
             mine, theirs = self.scores(setting), self.scores(reference)
             labels = mine["labels"]
             scores = [s["probabilities"] for s in (mine, theirs)]
-            low, high = metrics.bootstrap(
-                _times, labels, *scores, groups=self.corpus.speakers[self.reported]
-            )  # fmt: skip
+            speakers = self.corpus.speakers[self.reported]
+            low, high = metrics.bootstrap(_times, labels, *scores, groups=speakers)
             outranked = np.sort(metrics.outranked(labels, scores[0]))
             rows[setting] = {
                 "au_fa_fr": metrics.au_fa_fr(labels, scores[0]),

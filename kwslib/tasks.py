@@ -171,7 +171,7 @@ class Tracks:
 def step_loss(logits: torch.Tensor, labels: torch.Tensor, hardest: float) -> torch.Tensor:
     """Cross entropy of (batch, steps, 2) logits where labels (batch, steps) are 0 or 1, not -1: half of
     it the mean over the keyword's steps, half over the others', of which the `hardest` share count
-    once more for themselves; of which there are no steps has no loss."""
+    once more for themselves. Where there is no step of a kind, its half is 0."""
     losses = nnf.cross_entropy(logits.flatten(0, 1), labels.flatten().clamp_min(0), reduction="none")
     labels = labels.flatten()
     of_keyword, of_others = losses[labels == 1], losses[labels == 0]
