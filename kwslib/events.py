@@ -184,6 +184,13 @@ def refined(
     return np.unique(np.concatenate(more))
 
 
+def drawn(at: np.ndarray, outcomes: Callable, near: Callable, smoothed: Iterable[np.ndarray]) -> tuple:
+    """Thresholds and a curve there: `at`, and more (see `refined`) where on the curve of `at` the points
+    to report lie. outcomes: thresholds -> curve; near: curve -> indices of these points, or None."""
+    at = refined(at, near(outcomes(at)), smoothed)
+    return at, outcomes(at)
+
+
 def det(times, smoothed, words, hours: float, detector: Detector, at: np.ndarray) -> list[Outcome]:
     """Detection error trade-off of a stream: its outcome at each of these thresholds, the detector's
     own not used. times, smoothed: (steps,), as `Detector.smoothed` gives them; words: (words, 2)."""

@@ -113,7 +113,7 @@ def _by_mode(results: list[dict], height: float = 4.0):
 
 def det(results: list[dict], rates: tuple[float, ...]):
     """Miss rate over false accepts an hour on streams made of clips; faint: each stream by itself; dots:
-    offline scoring of the clips of the same streams. results: as `streams.Streams.result` gives them."""
+    offline scoring of the clips of the same streams. results: as `judging.result` gives them."""
     figure, panels = _by_mode(results)
     for mode, ax, of_mode in panels:
         for result in of_mode:

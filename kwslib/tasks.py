@@ -24,6 +24,24 @@ def distillation_loss(student: torch.Tensor, teacher: torch.Tensor, temperature:
     return temperature**2 * divergence
 
 
+class Ensemble(torch.nn.Module):
+    """Several networks as one teacher: the mean of their logarithms of probability, as logits."""
+
+    def __init__(self, networks: list[torch.nn.Module]):
+        super().__init__()
+        self.networks = torch.nn.ModuleList(networks)
+
+    def forward(self, log_mels: torch.Tensor) -> torch.Tensor:
+        return self._mean([network(log_mels) for network in self.networks])
+
+    def windows(self, log_mels: torch.Tensor, every: int = 1) -> torch.Tensor:
+        return self._mean([network.windows(log_mels, every) for network in self.networks])
+
+    @staticmethod
+    def _mean(logits: list[torch.Tensor]) -> torch.Tensor:
+        return torch.log_softmax(torch.stack(logits), dim=-1).mean(0)
+
+
 class Clips:
     """Balanced batches of single clips, augmented; on labels, or on a teacher's outputs too.
 
@@ -165,7 +183,7 @@ class Tracks:
     @staticmethod
     @functools.cache
     def _code() -> str:
-        return "".join(map(training.code_digest, (tracks, Tracks, step_loss)))
+        return "".join(map(training.code_digest, (tracks, Tracks, Ensemble, step_loss)))
 
 
 def step_loss(logits: torch.Tensor, labels: torch.Tensor, hardest: float) -> torch.Tensor:

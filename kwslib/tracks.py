@@ -15,6 +15,11 @@ RATE_HZ = 16000
 AROUND_S = 0.1  # see `targets`
 FADE = 80  # samples, of every cut
 PACE = (0.87, 1.15)  # of pieces of training tracks; time and, inversely, all frequencies
+ECHO_S, DECAY_S = (
+    (0.05, 0.35),
+    (0.08, 0.4),
+)  # length of a room's echoes, and the time in which they lose 60 dB
+ECHO_DB = (-15.0, -3.0)  # all echoes to the sound itself
 PART = 0.2  # of a keyword: a second that holds as much is no other word; see `targets`
 FRAGMENT = (0.25, 0.6)  # of a keyword: of its beginnings and ends that are laid as other speech
 TILT, BEND = 1.2, 0.8  # largest change of the log-mel power by a microphone, at the ends and in the middle
@@ -90,6 +95,7 @@ class Mix:
     noise: float = 0.05  # of the other pieces: background noise alone
     joined: float = 0.5  # of the pieces follow the one before without a gap
     varied: bool = True  # every piece at another pace, every track through another microphone
+    room: float = 0.4  # of the pieces are heard in a room
 
 
 def training_track(
@@ -115,6 +121,8 @@ def training_track(
             laid.append((at / RATE_HZ, (at + len(piece)) / RATE_HZ))
         else:
             piece = paced(_other_piece(sources, mix, generator), mix, generator)
+        if generator.random() < mix.room:
+            piece = in_room(piece, generator)
         lay(track, piece * np.float32(10 ** (generator.uniform(-8, 4) / 20) / 32768), at)
         at += len(piece)
     level = np.sqrt(np.mean(track**2)) + 1e-4
@@ -137,6 +145,17 @@ def paced(piece: np.ndarray, mix: Mix, generator: np.random.Generator) -> np.nda
         return piece.astype(np.float32)
     places = np.arange(0, len(piece) - 1, generator.uniform(*PACE))
     return np.interp(places, np.arange(len(piece)), piece).astype(np.float32)
+
+
+def in_room(piece: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """(samples,) float32 with the echoes of a room, noise that decays (Moorer 1979), as long as before."""
+    seconds = np.arange(1, int(generator.uniform(*ECHO_S) * RATE_HZ), dtype=np.float32) / RATE_HZ
+    echoes = generator.standard_normal(len(seconds), np.float32)
+    echoes *= np.exp(-np.log(np.float32(1000)) / np.float32(generator.uniform(*DECAY_S)) * seconds)
+    echoes *= np.float32(10 ** (generator.uniform(*ECHO_DB) / 20)) / np.linalg.norm(echoes)
+    room = np.concatenate([np.ones(1, np.float32), echoes])
+    size = 1 << (len(piece) + len(room)).bit_length()
+    return np.fft.irfft(np.fft.rfft(piece, size) * np.fft.rfft(room, size), size)[: len(piece)]
 
 
 def microphone(mels: int, mix: Mix, generator: np.random.Generator) -> np.ndarray:

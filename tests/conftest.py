@@ -6,7 +6,8 @@ import soundfile
 import torch
 from hypothesis import settings
 
-from kwslib import data
+from kwslib import data, experiments, models, streams
+from kwslib.architecture import ARCHITECTURES
 
 torch.set_num_threads(1)
 # The same examples every time, nothing kept in the checkout, no time limit on a busy machine.
@@ -55,6 +56,21 @@ def tiny_corpus(tmp_path_factory):
 def corpus(tiny_corpus, data_root):
     """The tiny corpus, indexed."""
     return data.load(tiny_corpus, progress=False)
+
+
+@pytest.fixture(scope="module")
+def audio(tiny_corpus, data_root, tmp_path_factory):
+    """Streams of a smoke run of the tiny corpus, with untrained networks, measured."""
+    folder = tmp_path_factory.mktemp("streams") / "run"
+    experiment = experiments.open_experiment(str(tiny_corpus), "sheila", "smoke", "speaker", 0, str(folder))
+    made = streams.Streams(experiment)
+    for setting in ("baseline", "student3", "student3-stream"):
+        network = models.build(ARCHITECTURES["student3"], len(setting)).eval()
+        network.classifier.weight.data *= 30
+        models.save(experiment.run.checkpoint(setting), network)
+    for setting in ("baseline", "student3", "student3-stream"):
+        experiment.measure(setting, experiment.load(setting))
+    return made
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ RNG = np.random.default_rng(0)
 TIMES = np.arange(10) * 0.08
 CURVE = {"words": 20, "hours": 2.0, "points": [[0.2, 1, 30], [0.6, 3, 4], [1.0, 20, 0]]}
 AT = {"miss_rate": [0.15, 0.03, 0.4], "false_accepts_per_h": [2.0, 0.5, 5.0], "offline_miss_rate": 0.1}
-STREAMED = {  # as streams.Streams.result gives it, as far as figures look
+STREAMED = {  # as judging.result gives it, as far as figures look
     "setting": "student3-stream",
     "mode": "carried",
     "clips": {"det": CURVE, "det_of_each": [CURVE], "at_rate": {"1.0": None, "5.0": AT}},

@@ -1,28 +1,11 @@
-"""Audio laid end to end, detectors and judging, on untrained networks: that it fits together, and the
-arithmetic. What trained networks do is in the committed runs."""
-
-import json
+"""Audio laid end to end and what trains on it, on untrained networks. What trained networks do is in the
+committed runs."""
 
 import numpy as np
-import pytest
+import torch
 
-from kwslib import checkpoints, experiments, metrics, models, runs, streaming, streams, tracks
+from kwslib import endpoints, models, streaming, streams, tasks, training
 from kwslib.architecture import ARCHITECTURES
-from kwslib.events import RATES_PER_H, Detector
-
-
-@pytest.fixture(scope="module")
-def audio(tiny_corpus, data_root, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("streams") / "run"
-    experiment = experiments.open_experiment(str(tiny_corpus), "sheila", "smoke", "speaker", 0, str(folder))
-    made = streams.Streams(experiment)
-    for setting in ("baseline", "student3", "student3-stream"):
-        network = models.build(ARCHITECTURES["student3"], len(setting)).eval()
-        network.classifier.weight.data *= 30
-        models.save(experiment.run.checkpoint(setting), network)
-    for setting in ("baseline", "student3", "student3-stream"):
-        experiment.measure(setting, experiment.load(setting))
-    return made
 
 
 def test_streams_are_made_of_the_reported_part_and_others_of_their_own(audio):
@@ -43,120 +26,34 @@ def test_the_engine_s_rows_are_heard_in_every_setting_and_mode(audio):
         assert np.array_equal(times, alone[0]) and np.array_equal(probabilities, alone[1])
 
 
-def test_errors_against_another_network_and_how_many_come_from_three_clips(audio):
-    row = audio.experiment.against({"student3-stream": "student3"}).loc["student3-stream"]
-    scores = audio.experiment.scores("student3-stream")
-    labels, probabilities = scores["labels"], scores["probabilities"]
-    assert row["au_fa_fr"] == metrics.au_fa_fr(labels, probabilities)
-    assert row["ratio"] == row["au_fa_fr"] / row["reference au_fa_fr"] != 1
-    assert row["low"] < row["high"]
-    above = sorted(np.mean(probabilities[labels == 0] > p) for p in probabilities[labels == 1])
-    assert row["worst three"] == pytest.approx(sum(above[-3:]) / sum(above), abs=1e-3)  # but for ties
+def test_clips_go_from_the_noisiest_to_the_cleanest(audio):
+    shown, train = audio.from_noisiest(5), audio.sources("train").keyword
+    clear = {clip: endpoints.over_noise(audio.experiment.corpus.clips[clip]).max() for clip in train}
+    found = [clear[clip] for clip in shown]
+    assert found == sorted(found) and found[0] == min(clear.values()) and found[-1] == max(clear.values())
 
 
-@pytest.fixture(scope="module")
-def judged(audio):
-    settings = ["student3", "student3-stream"]
-    chosen = audio.choose(settings)
-    plateaus = {setting: audio.experiment.plateaus(setting, 2) for setting in settings}
-    audio.judge(chosen, plateaus)
-    return chosen
+def test_the_teacher_is_the_mean_of_baselines_from_other_seeds(audio):
+    """Trained once, from the baseline, and gone on from what is kept by whoever asks again."""
+    first, again = audio.teacher, streams.Streams(audio.experiment).teacher
+    assert len(first.networks) == streams.TEACHERS >= 2
+    weights = [[n.classifier.weight.detach() for n in teacher.networks] for teacher in (first, again)]
+    assert all(map(torch.equal, *weights)) and not torch.equal(*weights[0][:2])
+    assert first.networks[0].architecture == audio.experiment.load("baseline").architecture
 
 
-def test_detectors_are_kept_by_networks_trained_for_streams_alone(audio, judged):
-    checkpoint = audio.experiment.run.checkpoint
-    spotter, detector = streaming.ready(checkpoint("student3-stream"))
-    best = min(streaming.MODES, key=lambda mode: min(r[-1] for r in judged["student3-stream", mode]["grid"]))
-    assert spotter.mode == best
-    names = ("threshold", "smoothing", "release", "refractory_s")
-    assert {name: getattr(detector, name) for name in names} == {
-        name: judged["student3-stream", best][name] for name in names
-    }
-    assert streaming.ready(checkpoint("student3-stream"), "window", threshold=0.25)[1].threshold == 0.25
-    spotter, detector = streaming.ready(checkpoint("student3"))
-    assert spotter.mode == "window" and detector == Detector()
+def test_a_network_is_taught_unless_it_is_asked_not_to_be(audio, monkeypatch):
+    asked = []
 
+    def train(model, task, recipe, seed, resume, **_):
+        asked.append((task.teacher, task.clips.teacher, seed))
+        return training.Result(models.build(ARCHITECTURES["student3"]).eval(), 1, [{"epoch": 1}])
 
-def test_a_detector_is_not_deaf_where_there_is_less_than_an_hour_to_choose_on(audio, monkeypatch):
-    """Two minutes, one false accept above all keywords: 'at most one an hour' would be none at all, and a
-    threshold that no keyword reaches."""
-    track = tracks.clip_stream(audio.sources("validation"), audio.plan.choose_hours, streams.CHOICE_SEED)
-    times = np.arange(0, 126, 0.08)
-    probabilities = np.full(len(times), 0.01)
-    for begin, end in track.words:
-        probabilities[(times >= begin) & (times <= end + 0.5)] = 0.8
-    probabilities[-20:] = 0.9  # nothing is said there
-    assert 0 < track.words.max() < times[-40]
-    monkeypatch.setattr(audio, "hear", lambda settings, _: {("student3", "window"): (times, probabilities)})
-    detector = audio.choose(["student3"])["student3", "window"]
-    assert 0.01 < detector["threshold"] <= 0.8
-
-
-@pytest.mark.parametrize(
-    "detectors",
-    [
-        "no json",
-        '{"window": 3}',
-        '{"window": {"threshold": 0.5}}',
-        "[1]",
-        '{"window": {"threshold": "a", "smoothing": 1, "release": 1, "refractory_s": 1}}',
-    ],
-)
-def test_damaged_detectors_are_an_error_of_one_line(audio, tmp_path, detectors):
-    arrays, metadata = checkpoints.read(audio.experiment.run.checkpoint("student3"))
-    checkpoints.write(tmp_path / "c.safetensors", arrays, metadata | {"detectors": detectors})
-    with pytest.raises(checkpoints.CheckpointError, match="detectors cannot be read"):
-        streaming.ready(tmp_path / "c.safetensors")
-
-
-def test_results_state_counts_rates_and_exposure(audio, judged):
-    for setting, mode in judged:
-        result = audio.result(setting, mode)
-        curve = result["clips"]["det"]
-        hours = streams.PLANS["smoke"].hours * streams.PLANS["smoke"].seeds
-        assert curve["hours"] == pytest.approx(hours)
-        assert curve["words"] == sum(each["words"] for each in result["clips"]["det_of_each"])
-        for column in (1, 2):  # a curve is the sum of its streams'
-            each = [np.array(c["points"])[:, column] for c in result["clips"]["det_of_each"]]
-            assert np.array_equal(np.array(curve["points"])[:, column], np.sum(each, axis=0))
-        for rate in RATES_PER_H:
-            point = result["clips"]["at_rate"][str(rate)]
-            assert point["false_accepts"] <= rate * point["hours"]
-            assert point["miss_rate"][0] == point["misses"] / point["words"]
-            assert len(point["miss_rate_of_each"]) == streams.PLANS["smoke"].seeds
-        assert result["speech"]["chosen"]["hours"] == pytest.approx(0.3 / 60)
-        assert set(result["mixed"]) == {"20", "10", "5"}
-    assert streams.clips_table([audio.result(*key) for key in judged]).shape[0] == 4
-    assert "own detector" in " ".join(streams.speech_table([audio.result(*key) for key in judged]).columns)
-
-
-def test_a_result_that_is_not_there_says_what_to_run(audio):
-    with pytest.raises(runs.MissingStageError, match="streams of baseline-window"):
-        audio.result("baseline", "window")
-
-
-def test_offline_scores_are_the_network_s_own_of_the_clips(audio):
-    """With nothing laid under them, clips on a track are the corpus's own, but for rounding and fades."""
-    source = audio.sources("test")
-    track = tracks.between_words(source, 0)
-    labels, scores, _ = audio._offline("student3", track)
-    direct = experiments.training.probabilities(
-        audio.experiment.load("student3"), audio.experiment.features, source.keyword
-    )
-    np.testing.assert_allclose(scores[labels == 1], direct, atol=1e-6)  # the same samples
-
-
-def test_misses_offline_by_hand():
-    labels, scores = np.array([1, 1, 0, 0, 0, 1]), np.array([0.9, 0.5, 0.6, 0.4, 0.1, 0.6])
-    assert streams._missed_offline([(labels, scores, 1.0)], 0) == 2  # over 0.6: a tie is missed
-    assert streams._missed_offline([(labels, scores, 1.0)], 1) == 0  # one of three others may pass
-    assert streams._missed_offline([(labels, scores, 0.5), (labels, scores, 0.5)], 1) == 4
-    assert streams._missed_offline([(labels, scores, 1.0)], 9) == 0
-
-
-def test_what_is_written_can_be_read_by_anyone(audio, judged):
-    for path in (audio.experiment.run.folder / "streams").iterdir():
-        values = json.loads(path.read_text())
-        assert values["schema"] == 1 and {"setting", "mode", "detector", "clips", "speech", "mixed"} <= set(
-            values
-        )
+    monkeypatch.setattr(training, "train", train)
+    teacher = audio.teacher
+    audio.train("student3", name="taught")
+    audio.train("student3", name="alone", taught=False)
+    assert isinstance(teacher, tasks.Ensemble)
+    (windows, clips, seed), (none, baseline, same) = asked
+    assert windows is clips is teacher and none is None and seed == same == 0
+    assert torch.equal(baseline.classifier.weight, audio.experiment.load("baseline").classifier.weight)

@@ -61,6 +61,20 @@ def test_distillation_loss_of_equals_is_zero():
     assert distillation_loss(logits.flip(1), logits, 5.0).item() > 0.1
 
 
+def test_an_ensemble_says_the_mean_of_logarithms_of_probability():
+    networks = [models.build(SMALL, seed).eval() for seed in (0, 1, 2)]
+    teacher, log_mels = tasks.Ensemble(networks), torch.randn(2, 40, 300)
+    for said, each in (
+        (teacher(log_mels[:, :, :101]), [n(log_mels[:, :, :101]) for n in networks]),
+        (teacher.windows(log_mels, 3), [n.windows(log_mels, 3) for n in networks]),
+    ):
+        wanted = sum(torch.log_softmax(logits, -1) for logits in each) / 3
+        torch.testing.assert_close(said, wanted)
+        assert not torch.allclose(said, torch.log_softmax(each[0], -1), atol=1e-3)
+    alone = tasks.Ensemble(networks[:1])(log_mels[:, :, :101])
+    torch.testing.assert_close(torch.softmax(alone, 1), torch.softmax(networks[0](log_mels[:, :, :101]), 1))
+
+
 # Tracks
 
 

@@ -5,7 +5,16 @@ import pytest
 
 from kwslib import tracks
 from kwslib.architecture import ARCHITECTURES
-from kwslib.tracks import Mix, Sources, between_words, clip_stream, mixed_stream, targets, training_track
+from kwslib.tracks import (
+    Mix,
+    Sources,
+    between_words,
+    clip_stream,
+    in_room,
+    mixed_stream,
+    targets,
+    training_track,
+)
 
 BASELINE = ARCHITECTURES["baseline"]
 
@@ -72,6 +81,30 @@ def test_training_tracks_repeat_and_hold_what_they_say(sources):
     assert lengths.min() >= 0.4 / 1.16 and lengths.max() <= 0.4 / 0.86  # at another pace
 
 
+def test_a_room_answers_after_the_sound_and_dies_away():
+    click = np.zeros(16000, np.float32)
+    click[1000] = 1
+    heard = [in_room(click, np.random.default_rng(seed)) for seed in range(20)]
+    for room in heard:
+        assert room.shape == click.shape and room.dtype == np.float32
+        assert np.abs(room[:1000]).max() < 1e-5 and room[1000] == pytest.approx(1, abs=1e-5)
+        echoes = room[1001:]
+        assert -15.1 < 10 * np.log10(np.sum(echoes**2)) < -2.9
+        assert np.abs(echoes[5600:]).max() < 1e-5  # 0.35 s
+        assert np.sum(echoes[:400] ** 2) > np.sum(echoes[400:800] ** 2)
+    assert not np.array_equal(heard[0], heard[1])
+    assert in_room(np.zeros(0, np.float32), np.random.default_rng(0)).shape == (0,)
+
+
+def test_rooms_are_heard_by_the_share_of_pieces_that_is_asked_for(sources):
+    """A word is still there after its end where there is a room, at the latest by its fade."""
+    made = {}
+    for room in (0.0, 1.0):
+        mix = Mix(keyword=1, fragment=0, joined=0, varied=False, room=room)
+        made[room] = training_track(sources, mix, 32000, np.random.default_rng(3))[0]
+    assert np.std(made[1.0] - made[0.0]) > 0.05 * np.std(made[0.0])
+
+
 @pytest.mark.parametrize("mix, share", [(Mix(keyword=0), 0), (Mix(keyword=1, joined=1), 1)])
 def test_the_share_of_keywords_is_the_mix_s(sources, mix, share):
     counts = [len(training_track(sources, mix, 64000, np.random.default_rng(s))[1]) for s in range(5)]
@@ -82,7 +115,7 @@ def test_without_talk_there_is_none(sources):
     """Talk is far the loudest here."""
     peaks = {}
     for talk in (0.0, 1.0):
-        mix = Mix(keyword=0, talk=talk, cut=0, noise=0)
+        mix = Mix(keyword=0, talk=talk, cut=0, noise=0, room=0)
         tracks_ = [training_track(sources, mix, 32000, np.random.default_rng(s))[0] for s in range(8)]
         peaks[talk] = np.mean([np.abs(track).max() for track in tracks_])
     assert peaks[1.0] > 2 * peaks[0.0]

@@ -1,0 +1,321 @@
+"""Networks judged on a run's continuous audio: detectors chosen, then curves, rates and misses.
+
+What is reported is of audio that no choice has heard. Of what is judged there are two kinds: streams
+made of clips, with the keyword at known times, and running speech without it.
+"""
+
+import json
+from dataclasses import asdict, dataclass, replace
+from functools import partial, reduce
+from itertools import product
+from operator import add
+from pathlib import Path
+
+import numpy as np
+import pandas
+
+from . import checkpoints, data, events, runs, talk, tracks, training
+from .events import Detector, Outcome
+from .streaming import MODES
+from .streams import STREAMED, Streams
+
+MISSES = (0.02, 0.05, 0.10, 0.20)
+OVER_DB = (20.0, 10.0, 5.0)
+PLATEAU_S = 0.3  # at most so much later than offline the probability should fall
+CHOICE_SEED = 1000  # of the stream that detectors are chosen on, none of those that are reported
+GRID = {"smoothing": (1, 2, 3, 5, 8), "release": (0.3, 0.6, 0.9), "refractory_s": (0.5, 1.0)}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A DET curve: thresholds, ascending, and the outcome at each."""
+
+    thresholds: np.ndarray
+    outcomes: list[Outcome]
+
+    def to_json(self) -> dict:
+        """Exposure, and a row a point: threshold, misses, false accepts."""
+        one = self.outcomes[0]
+        points = [
+            [float(t), o.misses, o.false_accepts] for t, o in zip(self.thresholds, self.outcomes, strict=True)
+        ]
+        return {"words": one.words, "hours": one.hours, "points": points}
+
+    def at(self, index: int) -> dict:
+        return {"threshold": float(self.thresholds[index])} | self.outcomes[index].to_json()
+
+
+# Choosing
+
+
+def choose(audio: Streams, settings: list[str]) -> dict[tuple[str, str], dict]:
+    """Chooses a detector for each setting in each mode: the smoothing, release and refractory time
+    with fewest misses, summed over the rates of false accepts that are reported; and its threshold,
+    for at most one false accept an hour, or one in all where there is less than an hour: none at all
+    would be a threshold that nothing reaches. On a stream made of clips of the part that choices are
+    made on, and talk read by voices that no training heard. Settings trained for streams keep their
+    detectors in the checkpoint. Returns (setting, mode) -> the detector's values, `grid`: rows of
+    smoothing, release, refractory time and misses for every one tried, and `words` there were."""
+    keyword = audio.experiment.run.parameters.keyword
+    source = audio.sources(audio.experiment.chosen_on)
+    track = tracks.clip_stream(source, audio.plan.choose_hours, CHOICE_SEED)
+    speech = talk.read(keyword, "validation", audio.plan.read_minutes)
+    hours = track.hours + len(speech) / tracks.RATE_HZ / 3600
+    own_rate = max(1.0, 1 / hours)
+    chosen = {}
+    heard = audio.hear(settings, np.concatenate([track.samples, speech]))
+    for key, (times, probabilities) in heard.items():
+        tried = {}
+        for values in product(*GRID.values()):
+            detector = Detector(**dict(zip(GRID, values, strict=True)))
+            smoothed = detector.smoothed(probabilities)
+            at, curve = events.drawn(
+                events.thresholds([smoothed], 60),
+                partial(events.det, times, smoothed, track.words, hours, detector),
+                lambda curve: [*_at_rates(curve), events.at_rate(curve, own_rate)],
+                [smoothed],
+            )
+            indices = _at_rates(curve)
+            misses = sum(len(track.words) if n is None else curve[n].misses for n in indices)
+            own = events.at_rate(curve, own_rate)
+            tried[values] = misses, 1.0 if own is None else float(at[own])
+        best = min(tried, key=lambda values: tried[values][0])
+        chosen[key] = asdict(Detector(tried[best][1], *best)) | {
+            "grid": [[*values, misses] for values, (misses, _) in tried.items()],
+            "words": len(track.words),
+        }
+    for setting in settings:
+        if setting.endswith(STREAMED):
+            _keep_detectors(audio.experiment.run.checkpoint(setting), setting, chosen)
+    return chosen
+
+
+def _keep_detectors(path: Path, setting: str, chosen: dict) -> None:
+    """Writes the detectors into a checkpoint, the mode with fewer misses first."""
+    arrays, metadata = checkpoints.read(path)
+    modes = modes_by_choice(chosen, setting)
+    kept = {mode: asdict(_detector(chosen[setting, mode])) for mode in modes}
+    checkpoints.write(path, arrays, metadata | {"detectors": json.dumps(kept)})
+
+
+def modes_by_choice(chosen: dict, setting: str) -> list[str]:
+    """Modes of a setting, the one with fewer misses where detectors were chosen first."""
+    return sorted(MODES, key=lambda mode: min(row[-1] for row in chosen[setting, mode]["grid"]))
+
+
+def _at_rates(curve: list[Outcome]) -> list[int | None]:
+    return [events.at_rate(curve, rate) for rate in events.RATES_PER_H]
+
+
+def _detector(values: dict) -> Detector:
+    return Detector(**{name: values[name] for name in ("threshold", *GRID)})
+
+
+# Judging
+
+
+def judge(audio: Streams, chosen: dict[tuple[str, str], dict], plateaus: dict[str, pandas.DataFrame]) -> None:
+    """Judges settings and modes with the detectors that `choose` gave them on everything; writes
+    `streams/SETTING-MODE.json`. plateaus: setting -> as `Experiment.plateaus`, noted beside."""
+    from tqdm import tqdm
+
+    keys = list(chosen)
+    settings = list(dict.fromkeys(setting for setting, _ in keys))
+    offline = {setting: [] for setting in settings}
+    heard, made = {key: [] for key in keys}, []
+    for seed in tqdm(range(audio.plan.seeds), "streams", disable=None):
+        track = audio.stream(seed)
+        for key, rows in audio.hear(settings, track.samples).items():
+            heard[key].append((rows[0], _detector(chosen[key]).smoothed(rows[1])))
+        for setting in settings:
+            offline[setting].append(_offline(audio, setting, track))
+        made.append((track.words, track.hours))
+    kind, speech = audio.speech
+    of_speech, of_keywords = audio.hear(settings, speech), audio.hear(settings, audio.keywords.samples)
+    source = audio.sources(audio.experiment.part)
+    mixed = {db: tracks.mixed_stream(speech, source, 0, db) for db in OVER_DB}
+    of_mixed = {db: audio.hear(settings, track.samples) for db, track in mixed.items()}
+    for key in keys:
+        detector = _detector(chosen[key])
+        curves, pooled = _curves(detector, heard[key], made)
+        setting, mode = key
+        values = {
+            "detector": chosen[key],
+            "plateau_s": _plateau(plateaus[setting], mode),
+            "clips": _on_clips(curves, pooled, detector, heard[key], made, offline[setting]),
+            "speech": {"kind": kind} | on_speech(audio, detector, of_speech[key], of_keywords[key]),
+            "mixed": {
+                str(round(db)): _outcome(detector, *of_mixed[db][key], mixed[db].words, 0.0).to_json()
+                for db in OVER_DB
+            },
+        }
+        path = audio.experiment.run.folder / "streams" / f"{setting}-{mode}.json"
+        runs.write_json(path, {"schema": 1, "setting": setting, "mode": mode, **values})
+
+
+def result(audio: Streams, setting: str, mode: str) -> dict:
+    """What `judge` wrote, or `MissingStageError`."""
+    return json.loads(audio.experiment.run.needed("streams", f"{setting}-{mode}", "json").read_text())
+
+
+def _on_clips(curves, pooled, detector, heard, made, offline) -> dict:
+    """Results on the streams made of clips: DET, its points at the reported rates with the spread
+    over streams, what offline scoring misses there, and what the chosen detector does."""
+    rates = {}
+    words = sum(int(labels.sum()) for labels, _, _ in offline)
+    for rate in events.RATES_PER_H:
+        indices = [events.at_rate(curve.outcomes, rate) for curve in (pooled, *curves)]
+        rates[str(rate)] = (
+            None
+            if None in indices
+            else pooled.at(indices[0])
+            | {
+                "miss_rate_of_each": [
+                    c.outcomes[n].misses / c.outcomes[n].words
+                    for c, n in zip(curves, indices[1:], strict=True)
+                ],
+                "offline_miss_rate": _missed_offline(offline, rate) / words,
+            }
+        )
+    at_chosen = [
+        _outcome(detector, times, None, words, hours, smoothed)
+        for (times, smoothed), (words, hours) in zip(heard, made, strict=True)
+    ]
+    return {
+        "streams": len(curves),
+        "det": pooled.to_json(),
+        "det_of_each": [c.to_json() for c in curves],
+        "at_rate": rates,
+        "chosen": reduce(add, at_chosen).to_json(),
+    }
+
+
+def _curves(detector: Detector, heard: list[tuple], made: list[tuple]) -> tuple[list[Curve], Curve]:
+    """DET curves of streams, and of all of them together, at the same thresholds. heard: times and
+    smoothed probabilities of each; made: its keywords and hours."""
+    smoothed = [values for _, values in heard]
+
+    def outcomes(at: np.ndarray) -> tuple[list[list[Outcome]], list[Outcome]]:
+        each = [
+            events.det(times, values, words, hours, detector, at)
+            for (times, values), (words, hours) in zip(heard, made, strict=True)
+        ]
+        return each, [reduce(add, of_seeds) for of_seeds in zip(*each, strict=True)]
+
+    def reported(curves: tuple[list[list[Outcome]], list[Outcome]]) -> list[int | None]:
+        each, pooled = curves
+        return [n for curve in (pooled, *each) for n in _at_rates(curve)]
+
+    at, (each, pooled) = events.drawn(events.thresholds(smoothed, 100), outcomes, reported, smoothed)
+    return [Curve(at, curve) for curve in each], Curve(at, pooled)
+
+
+def on_speech(audio: Streams, detector: Detector, of_speech: tuple, of_keywords: tuple) -> dict:
+    """False accepts on `Streams.speech` over misses of `Streams.keywords`, each as `Streams.hear` gives them."""
+    smoothed = detector.smoothed(of_speech[1]), detector.smoothed(of_keywords[1])
+    hours, words = len(audio.speech[1]) / tracks.RATE_HZ / 3600, audio.keywords.words
+
+    def outcomes(at: np.ndarray) -> list[Outcome]:
+        false = events.det(of_speech[0], smoothed[0], np.zeros((0, 2)), hours, detector, at)
+        missed = events.det(of_keywords[0], smoothed[1], words, 0.0, detector, at)
+        return [f + replace(m, false_accepts=0) for f, m in zip(false, missed, strict=True)]
+
+    def reported(curve: list[Outcome]) -> list[int | None]:
+        return [events.at_misses(curve, share) for share in MISSES]
+
+    at = np.union1d(events.thresholds(smoothed[:1], 100), events.thresholds(smoothed[1:], 100))
+    curve = Curve(*events.drawn(at, outcomes, reported, smoothed))
+    reached = {}
+    for share, index in zip(MISSES, reported(curve.outcomes), strict=True):
+        reached[str(share)] = None if index is None else curve.at(index)
+    false = _outcome(detector, of_speech[0], None, np.zeros((0, 2)), hours, smoothed[0])
+    missed = _outcome(detector, of_keywords[0], None, words, 0.0, smoothed[1])
+    chosen = false + replace(missed, false_accepts=0)
+    return {"det": curve.to_json(), "at_misses": reached, "chosen": chosen.to_json()}
+
+
+def _outcome(detector, times, probabilities, words, hours, smoothed=None) -> Outcome:
+    smoothed = detector.smoothed(probabilities) if smoothed is None else smoothed
+    return events.outcome(times[detector.find(times, smoothed)], words, hours)
+
+
+def _offline(audio: Streams, setting: str, track: tracks.Track) -> tuple[np.ndarray, np.ndarray, float]:
+    """Labels and scores of the clips on a track, each scored alone where it lies; and the hours."""
+    model, length = audio.experiment.load(setting), data.CLIP_SAMPLES
+    clips = np.lib.stride_tricks.sliding_window_view(track.samples, length)[track.clips]
+    features = type(audio.experiment.features)(clips, [], model.architecture.front_end)
+    scores = training.probabilities(model, features, np.arange(len(clips)))
+    return track.labels, scores, track.hours
+
+
+def _missed_offline(offline, rate: float) -> int:
+    """Keywords that offline scoring of the clips misses with at most so many false accepts an hour."""
+    labels, scores = (np.concatenate([of[n] for of in offline]) for n in (0, 1))
+    allowed = int(rate * sum(hours for *_, hours in offline) * (1 + 1e-12))
+    others = np.sort(scores[labels == 0])[::-1]
+    threshold = others[allowed] if allowed < len(others) else -1.0
+    return int(np.sum(scores[labels == 1] <= threshold))
+
+
+def _plateau(table: pandas.DataFrame, mode: str) -> dict:
+    """How much later than offline the probability falls after a keyword: median, longest, tracks, and
+    the share of them within the target."""
+    longer = table["longer"] if mode == "carried" else 0 * table["longer"]
+    return {
+        "median": float(longer.median()),
+        "longest": float(longer.max()),
+        "tracks": len(longer),
+        f"within_{PLATEAU_S}": float((longer <= PLATEAU_S + 1e-9).mean()),
+    }
+
+
+# For readers
+
+
+def clips_table(results: list[dict]) -> pandas.DataFrame:
+    """Misses on streams made of clips, in percent, at each rate of false accepts, and latency."""
+    rows = {}
+    for result in results:
+        row = {}
+        for rate, point in result["clips"]["at_rate"].items():
+            row |= {f"{float(rate):g} an hour": "not reached", f"offline, {float(rate):g}": ""}
+            if point:
+                value, low, high = (100 * share for share in point["miss_rate"])
+                each = [100 * share for share in point["miss_rate_of_each"]]
+                row[f"{float(rate):g} an hour"] = (
+                    f"{value:.1f} [{low:.1f}, {high:.1f}], {min(each):.1f} to {max(each):.1f}"
+                )
+                row[f"offline, {float(rate):g}"] = f"{100 * point['offline_miss_rate']:.1f}"
+        point = result["clips"]["at_rate"]["1.0"]
+        if point and point["latency_s"]:
+            row["latency s"] = "{:.2f}, {:.2f}".format(*point["latency_s"])
+        rows[f"{result['setting']}, {result['mode']}"] = row
+    return pandas.DataFrame.from_dict(rows, orient="index").fillna("")
+
+
+def speech_table(results: list[dict]) -> pandas.DataFrame:
+    """False accepts an hour of running speech at each share of misses; misses and false accepts of the
+    detector chosen beforehand; its misses of keywords mixed into speech, in percent."""
+    rows = {}
+    for result in results:
+        row = {
+            f"{100 * float(share):g} % missed": speech_words(result, share)
+            for share in result["speech"]["at_misses"]
+        }
+        own = result["speech"]["chosen"]
+        row["own detector: missed %"] = "{:.1f} [{:.1f}, {:.1f}]".format(
+            *(100 * share for share in own["miss_rate"])
+        )
+        row["false accepts"] = "{:.1f} [{:.1f}, {:.1f}]".format(*own["false_accepts_per_h"])
+        for over_db, point in result["mixed"].items():
+            row[f"mixed in at {over_db} dB"] = (
+                f"{100 * point['miss_rate'][0]:.0f}" if point["miss_rate"] else ""
+            )
+        rows[f"{result['setting']}, {result['mode']}"] = row
+    return pandas.DataFrame.from_dict(rows, orient="index")
+
+
+def speech_words(result: dict, share: str) -> str:
+    """False accepts an hour of running speech where this share of keywords is missed, with interval."""
+    point = result["speech"]["at_misses"][share]
+    return "{:.1f} [{:.1f}, {:.1f}]".format(*point["false_accepts_per_h"]) if point else "not reached"
