@@ -143,7 +143,7 @@ def ablation() -> str:
     return "\n".join(lines) + (
         f"\n\nFalse accepts an hour of {60 * found['speech_hours']:.0f} minutes of recorded running speech where 5 % of "
         f"{found['keywords']} keywords are missed, speakers apart; each row has what the rows above it have, and "
-        f"{found['epochs']} epochs of training (the released networks have more). *mean of 3*: three steps smoothed.\n"
+        f"{found['epochs']} epochs of training (the released networks have more, and so have the teachers). *mean of 3*: three steps smoothed.\n"
     )
 
 

@@ -185,8 +185,9 @@ def refined(
 
 
 def drawn(at: np.ndarray, outcomes: Callable, near: Callable, smoothed: Iterable[np.ndarray]) -> tuple:
-    """Thresholds and a curve there: `at`, and more (see `refined`) where on the curve of `at` the points
-    to report lie. outcomes: thresholds -> curve; near: curve -> indices of these points, or None."""
+    """(thresholds, curve): `at`, with more around the points that are reported (see `refined`). outcomes:
+    thresholds -> curve, of any form; near: curve -> indices of those points, None for one that is not
+    reached."""
     at = refined(at, near(outcomes(at)), smoothed)
     return at, outcomes(at)
 

@@ -1,7 +1,7 @@
 """Networks judged on a run's continuous audio: detectors chosen, then curves, rates and misses.
 
-What is reported is of audio that no choice has heard. Of what is judged there are two kinds: streams
-made of clips, with the keyword at known times, and running speech without it.
+What is reported is of audio that no detector was chosen on: streams made of clips, with the keyword at
+known times; running speech without it; and the keyword mixed into that speech.
 """
 
 import json
@@ -115,7 +115,7 @@ def _detector(values: dict) -> Detector:
 
 
 def judge(audio: Streams, chosen: dict[tuple[str, str], dict], plateaus: dict[str, pandas.DataFrame]) -> None:
-    """Judges settings and modes with the detectors that `choose` gave them on everything; writes
+    """Judges each setting and mode on all audio, with the detector that `choose` gave it; writes
     `streams/SETTING-MODE.json`. plateaus: setting -> as `Experiment.plateaus`, noted beside."""
     from tqdm import tqdm
 
@@ -211,7 +211,8 @@ def _curves(detector: Detector, heard: list[tuple], made: list[tuple]) -> tuple[
 
 
 def on_speech(audio: Streams, detector: Detector, of_speech: tuple, of_keywords: tuple) -> dict:
-    """False accepts on `Streams.speech` over misses of `Streams.keywords`, each as `Streams.hear` gives them."""
+    """False accepts on `Streams.speech` over misses of `Streams.keywords`, each as `Streams.hear` gives
+    them: `det`, `at_misses` (share -> point, or None where it is not reached) and `chosen`."""
     smoothed = detector.smoothed(of_speech[1]), detector.smoothed(of_keywords[1])
     hours, words = len(audio.speech[1]) / tracks.RATE_HZ / 3600, audio.keywords.words
 
@@ -275,9 +276,9 @@ def _plateau(table: pandas.DataFrame, mode: str) -> dict:
 def clips_table(results: list[dict]) -> pandas.DataFrame:
     """Misses on streams made of clips, in percent, at each rate of false accepts, and latency."""
     rows = {}
-    for result in results:
+    for one in results:
         row = {}
-        for rate, point in result["clips"]["at_rate"].items():
+        for rate, point in one["clips"]["at_rate"].items():
             row |= {f"{float(rate):g} an hour": "not reached", f"offline, {float(rate):g}": ""}
             if point:
                 value, low, high = (100 * share for share in point["miss_rate"])
@@ -286,10 +287,10 @@ def clips_table(results: list[dict]) -> pandas.DataFrame:
                     f"{value:.1f} [{low:.1f}, {high:.1f}], {min(each):.1f} to {max(each):.1f}"
                 )
                 row[f"offline, {float(rate):g}"] = f"{100 * point['offline_miss_rate']:.1f}"
-        point = result["clips"]["at_rate"]["1.0"]
+        point = one["clips"]["at_rate"]["1.0"]
         if point and point["latency_s"]:
             row["latency s"] = "{:.2f}, {:.2f}".format(*point["latency_s"])
-        rows[f"{result['setting']}, {result['mode']}"] = row
+        rows[f"{one['setting']}, {one['mode']}"] = row
     return pandas.DataFrame.from_dict(rows, orient="index").fillna("")
 
 
@@ -297,25 +298,25 @@ def speech_table(results: list[dict]) -> pandas.DataFrame:
     """False accepts an hour of running speech at each share of misses; misses and false accepts of the
     detector chosen beforehand; its misses of keywords mixed into speech, in percent."""
     rows = {}
-    for result in results:
+    for one in results:
         row = {
-            f"{100 * float(share):g} % missed": speech_words(result, share)
-            for share in result["speech"]["at_misses"]
+            f"{100 * float(share):g} % missed": speech_words(one, share)
+            for share in one["speech"]["at_misses"]
         }
-        own = result["speech"]["chosen"]
+        own = one["speech"]["chosen"]
         row["own detector: missed %"] = "{:.1f} [{:.1f}, {:.1f}]".format(
             *(100 * share for share in own["miss_rate"])
         )
         row["false accepts"] = "{:.1f} [{:.1f}, {:.1f}]".format(*own["false_accepts_per_h"])
-        for over_db, point in result["mixed"].items():
+        for over_db, point in one["mixed"].items():
             row[f"mixed in at {over_db} dB"] = (
                 f"{100 * point['miss_rate'][0]:.0f}" if point["miss_rate"] else ""
             )
-        rows[f"{result['setting']}, {result['mode']}"] = row
+        rows[f"{one['setting']}, {one['mode']}"] = row
     return pandas.DataFrame.from_dict(rows, orient="index")
 
 
-def speech_words(result: dict, share: str) -> str:
+def speech_words(one: dict, share: str) -> str:
     """False accepts an hour of running speech where this share of keywords is missed, with interval."""
-    point = result["speech"]["at_misses"][share]
+    point = one["speech"]["at_misses"][share]
     return "{:.1f} [{:.1f}, {:.1f}]".format(*point["false_accepts_per_h"]) if point else "not reached"

@@ -1,7 +1,7 @@
 """A run's continuous audio, and its networks trained on it.
 
 What is judged on is made of the part that the run reports (see `experiments`), and of running speech
-that no training and no choice has heard.
+that no training and no choice of a detector has heard.
 """
 
 import os
@@ -81,11 +81,13 @@ class Streams:
         taught: bool = True,
     ) -> Trained:
         """Trains a setting of this run further, on continuous tracks, and saves it as `name`, by default
-        SETTING-stream. It learns from labels and `teacher`; with taught False from labels, and from the
-        baseline on clips alone. share: what the tracks are made of; epochs: other than the recipe's."""
+        SETTING-stream. With taught, `teacher` teaches both clips and tracks; without, tracks have labels
+        alone and clips the baseline as teacher. share: what the tracks are made of; epochs: other than
+        the recipe's."""
         e, p = self.experiment, self.experiment.run.parameters
         name, recipe = name or setting + STREAMED, training.recipe(setting + STREAMED, p.profile)
         recipe = replace(recipe, epochs=epochs or recipe.epochs)
+        e.run.needed("checkpoints", setting, "safetensors")  # before teachers are trained for nothing
         teacher = self.teacher if taught else None
         result = self._train(setting, name, recipe, p.seed, share or self._share, teacher)
         models.save(e.run.checkpoint(name), result.model)
@@ -94,8 +96,8 @@ class Streams:
 
     @cached_property
     def teacher(self) -> tasks.Ensemble:
-        """The mean of several baselines, trained on tracks from seeds of their own, here if they are not yet:
-        what one network finds by chance, the mean does not say."""
+        """The mean of `TEACHERS` baselines, trained on tracks from seeds of their own, here if they are not yet:
+        what one network says by chance weighs less in the mean."""
         p = self.experiment.run.parameters
         recipe = training.recipe("teacher" + STREAMED, p.profile)
         return tasks.Ensemble(

@@ -148,7 +148,7 @@ def paced(piece: np.ndarray, mix: Mix, generator: np.random.Generator) -> np.nda
 
 
 def in_room(piece: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """(samples,) float32 with the echoes of a room, noise that decays (Moorer 1979), as long as before."""
+    """(samples,) float32 with the echoes of a room, noise that decays (Moorer 1979); echoes end with the piece."""
     seconds = np.arange(1, int(generator.uniform(*ECHO_S) * RATE_HZ), dtype=np.float32) / RATE_HZ
     echoes = generator.standard_normal(len(seconds), np.float32)
     echoes *= np.exp(-np.log(np.float32(1000)) / np.float32(generator.uniform(*DECAY_S)) * seconds)

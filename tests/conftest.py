@@ -1,4 +1,5 @@
-"""A corpus of synthesised tones in Speech Commands layout, and a place for indexes outside the checkout."""
+"""A corpus of synthesised tones in Speech Commands layout, a place for indexes outside the checkout, and
+streams of untrained networks."""
 
 import numpy as np
 import pytest
@@ -64,11 +65,12 @@ def audio(tiny_corpus, data_root, tmp_path_factory):
     folder = tmp_path_factory.mktemp("streams") / "run"
     experiment = experiments.open_experiment(str(tiny_corpus), "sheila", "smoke", "speaker", 0, str(folder))
     made = streams.Streams(experiment)
-    for setting in ("baseline", "student3", "student3-stream"):
-        network = models.build(ARCHITECTURES["student3"], len(setting)).eval()
+    sizes = {"baseline": "student2", "student3": "student3", "student3-stream": "student3"}
+    for seed, (setting, size) in enumerate(sizes.items()):
+        network = models.build(ARCHITECTURES[size], seed).eval()
         network.classifier.weight.data *= 30
         models.save(experiment.run.checkpoint(setting), network)
-    for setting in ("baseline", "student3", "student3-stream"):
+    for setting in sizes:
         experiment.measure(setting, experiment.load(setting))
     return made
 

@@ -104,7 +104,7 @@ def test_a_result_that_is_not_there_says_what_to_run(audio):
 
 
 def test_offline_scores_are_the_network_s_own_of_the_clips(audio):
-    """With nothing laid under them, clips on a track are the corpus's own, but for rounding and fades."""
+    """With nothing laid under them, clips on a track are the corpus's own, but for rounding."""
     source = audio.sources("test")
     track = tracks.between_words(source, 0)
     labels, scores, _ = judging._offline(audio, "student3", track)
