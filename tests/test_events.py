@@ -225,3 +225,17 @@ def test_refined_thresholds_meet_what_was_asked_for():
     assert misses(finer) == misses(np.unique(smoothed[places])) < misses(at)
     assert np.array_equal(events.refined(at, [None], [smoothed]), at)
     assert len(events.refined(at, [0], [smoothed], 8)) <= len(at) + 8  # nothing lies before the first
+
+
+def test_a_curve_is_drawn_again_with_more_thresholds_around_what_is_reported():
+    smoothed, asked = np.linspace(0, 1, 101), []
+
+    def outcomes(at: np.ndarray) -> list[float]:
+        asked.append(at)
+        return list(at)
+
+    coarse = np.array([0.0, 0.5, 1.0])
+    at, curve = events.drawn(coarse, outcomes, lambda curve: [curve.index(0.5), None], [smoothed])
+    assert np.array_equal(asked[0], coarse) and np.array_equal(asked[1], at) and len(asked) == 2
+    assert curve == list(at) and np.array_equal(at, events.refined(coarse, [1], [smoothed]))
+    assert len(at) > len(coarse)

@@ -5,19 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from kwslib import checkpoints, experiments, judging, metrics, runs, streaming, streams, tracks
+from kwslib import judging, runs, streaming, streams, tracks, training
 from kwslib.events import RATES_PER_H, Detector
-
-
-def test_errors_against_another_network_and_how_many_come_from_three_clips(audio):
-    row = audio.experiment.against({"student3-stream": "student3"}).loc["student3-stream"]
-    scores = audio.experiment.scores("student3-stream")
-    labels, probabilities = scores["labels"], scores["probabilities"]
-    assert row["au_fa_fr"] == metrics.au_fa_fr(labels, probabilities)
-    assert row["ratio"] == row["au_fa_fr"] / row["reference au_fa_fr"] != 1
-    assert row["low"] < row["high"]
-    above = sorted(np.mean(probabilities[labels == 0] > p) for p in probabilities[labels == 1])
-    assert row["worst three"] == pytest.approx(sum(above[-3:]) / sum(above), abs=1e-3)  # but for ties
 
 
 @pytest.fixture(scope="module")
@@ -58,23 +47,6 @@ def test_a_detector_is_not_deaf_where_there_is_less_than_an_hour_to_choose_on(au
     assert 0.01 < detector["threshold"] <= 0.8
 
 
-@pytest.mark.parametrize(
-    "detectors",
-    [
-        "no json",
-        '{"window": 3}',
-        '{"window": {"threshold": 0.5}}',
-        "[1]",
-        '{"window": {"threshold": "a", "smoothing": 1, "release": 1, "refractory_s": 1}}',
-    ],
-)
-def test_damaged_detectors_are_an_error_of_one_line(audio, tmp_path, detectors):
-    arrays, metadata = checkpoints.read(audio.experiment.run.checkpoint("student3"))
-    checkpoints.write(tmp_path / "c.safetensors", arrays, metadata | {"detectors": detectors})
-    with pytest.raises(checkpoints.CheckpointError, match="detectors cannot be read"):
-        streaming.ready(tmp_path / "c.safetensors")
-
-
 def test_results_state_counts_rates_and_exposure(audio, judged):
     for setting, mode in judged:
         result = judging.result(audio, setting, mode)
@@ -108,7 +80,7 @@ def test_offline_scores_are_the_network_s_own_of_the_clips(audio):
     source = audio.sources("test")
     track = tracks.between_words(source, 0)
     labels, scores, _ = judging._offline(audio, "student3", track)
-    direct = experiments.training.probabilities(
+    direct = training.probabilities(
         audio.experiment.load("student3"), audio.experiment.features, source.keyword
     )
     np.testing.assert_allclose(scores[labels == 1], direct, atol=1e-6)  # the same samples

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kwslib import checkpoints, experiments, features, models, quantization
 from kwslib.architecture import ARCHITECTURES, Architecture, FrontEnd
-from kwslib.streaming import MODES, State, Stream
+from kwslib.streaming import MODES, State, Stream, ready
 
 CHUNKS = (1, 7, 160, 1280, 5000)
 
@@ -350,3 +350,21 @@ def test_the_last_minute_is_that_of_a_fresh_engine(network, stream, recording):
     later = np.concatenate([stream.feed(np.tile(recording[:25600], 4)), stream.flush()])
     fresh = stream.hear(np.tile(recording[:25600], 4))
     assert np.abs(later[-20:, 1] - fresh[-20:, 1]).max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    "detectors",
+    [
+        "no json",
+        '{"window": 3}',
+        '{"window": {"threshold": 0.5}}',
+        "[1]",
+        '{"window": {"threshold": "a", "smoothing": 1, "release": 1, "refractory_s": 1}}',
+    ],
+)
+def test_damaged_detectors_are_an_error_of_one_line(tmp_path, detectors):
+    models.save(tmp_path / "c.safetensors", models.build(ARCHITECTURES["student3"]))
+    arrays, metadata = checkpoints.read(tmp_path / "c.safetensors")
+    checkpoints.write(tmp_path / "c.safetensors", arrays, metadata | {"detectors": detectors})
+    with pytest.raises(checkpoints.CheckpointError, match="detectors cannot be read"):
+        ready(tmp_path / "c.safetensors")
