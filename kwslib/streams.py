@@ -87,9 +87,7 @@ class Streams:
         e, p = self.experiment, self.experiment.run.parameters
         name, recipe = name or setting + STREAMED, training.recipe(setting + STREAMED, p.profile)
         recipe = replace(recipe, epochs=epochs or recipe.epochs)
-        e.run.needed("checkpoints", setting, "safetensors")  # before teachers are trained for nothing
-        teacher = self.teacher if taught else None
-        result = self._train(setting, name, recipe, p.seed, share or self._share, teacher)
+        result = self._train(setting, name, recipe, p.seed, share, taught)
         models.save(e.run.checkpoint(name), result.model)
         e.run.write_history(name, result.history)
         return Trained(result.model, result.epoch, e.run.history(name))
@@ -100,22 +98,19 @@ class Streams:
         what one network says by chance weighs less in the mean."""
         p = self.experiment.run.parameters
         recipe = training.recipe("teacher" + STREAMED, p.profile)
-        return tasks.Ensemble(
-            [
-                self._train("baseline", f"teacher{n}{STREAMED}", recipe, p.seed + n, self._share, None).model
-                for n in range(1, TEACHERS + 1)
-            ]
-        )
+        trained = [
+            self._train("baseline", f"teacher{n}{STREAMED}", recipe, p.seed + n, None, taught=False)
+            for n in range(1, TEACHERS + 1)
+        ]
+        return tasks.Ensemble([result.model for result in trained])
 
-    @property
-    def _share(self) -> tasks.Share:
-        smoke = self.plan is PLANS["smoke"]
-        return tasks.Share(clips=8, tracks=2) if smoke else tasks.Share()
-
-    def _train(self, setting, name, recipe, seed, share, teacher) -> training.Result:
+    def _train(self, setting, name, recipe, seed, share, taught) -> training.Result:
         e, keyword = self.experiment, self.experiment.run.parameters.keyword
         model = models.load(e.run.needed("checkpoints", setting, "safetensors"))
         training.unfold_input(model)
+        if share is None:
+            share = tasks.Share(clips=8, tracks=2) if self.plan is PLANS["smoke"] else tasks.Share()
+        teacher = self.teacher if taught else None
         speech = talk.read(keyword, "train", self.plan.talk_minutes)
         clips = tasks.Clips(e.features, e.labels, e.parts, teacher or e.load("baseline"))
         return training.train(

@@ -25,7 +25,8 @@ def distillation_loss(student: torch.Tensor, teacher: torch.Tensor, temperature:
 
 
 class Ensemble(torch.nn.Module):
-    """Several networks as one teacher: the mean of their log-probabilities, as logits."""
+    """Several networks as one teacher: the mean of their log-probabilities, as logits (ensembles as
+    teachers: Hinton et al., arXiv 1503.02531). Shapes: as of each of the networks."""
 
     def __init__(self, networks: list[torch.nn.Module]):
         super().__init__()
@@ -117,10 +118,10 @@ class Share:
 
 
 class Tracks:
-    """Clips as before, and continuous tracks with the keyword at any place: scored as `carried`, and
-    every few steps as a `window`, with a GRU state that goes on from one batch's tracks to the next one's, so
-    that what is trained is what runs. `carried` is asked to say what `window` says, so that it lets
-    go of a word when a window does; with a teacher both are asked to say what its windows say.
+    """Clips as before, and continuous tracks with the keyword at any place: scored as `carried`, with
+    a GRU state that goes on from one batch's tracks to the next one's, and every few steps as a `window`,
+    so that what is trained is what runs. `carried` is asked to say what `window` says, so that it lets go
+    of a word when a window does; with a teacher both are asked to say what its windows say.
 
     clips: the task of single clips; sources: of the tracks.
     """

@@ -15,11 +15,8 @@ RATE_HZ = 16000
 AROUND_S = 0.1  # see `targets`
 FADE = 80  # samples, of every cut
 PACE = (0.87, 1.15)  # of pieces of training tracks; time and, inversely, all frequencies
-ECHO_S, DECAY_S = (
-    (0.05, 0.35),
-    (0.08, 0.4),
-)  # length of a room's echoes, and the time in which they lose 60 dB
-ECHO_DB = (-15.0, -3.0)  # all echoes to the sound itself
+ECHO_S, DECAY_S = (0.05, 0.35), (0.08, 0.4)  # length of a room's echoes; in which time they lose 60 dB
+ECHO_DB = (-15.0, -3.0)  # power of all echoes over that of the sound itself
 PART = 0.2  # of a keyword: a second that holds as much is no other word; see `targets`
 FRAGMENT = (0.25, 0.6)  # of a keyword: of its beginnings and ends that are laid as other speech
 TILT, BEND = 1.2, 0.8  # largest change of the log-mel power by a microphone, at the ends and in the middle
@@ -148,7 +145,8 @@ def paced(piece: np.ndarray, mix: Mix, generator: np.random.Generator) -> np.nda
 
 
 def in_room(piece: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """(samples,) float32 with the echoes of a room, noise that decays (Moorer 1979); echoes end with the piece."""
+    """(samples,) float32, a piece (samples,) float32 with the echoes of a room: noise that decays (Moorer
+    1979). Echoes end with the piece."""
     seconds = np.arange(1, int(generator.uniform(*ECHO_S) * RATE_HZ), dtype=np.float32) / RATE_HZ
     echoes = generator.standard_normal(len(seconds), np.float32)
     echoes *= np.exp(-np.log(np.float32(1000)) / np.float32(generator.uniform(*DECAY_S)) * seconds)

@@ -70,8 +70,9 @@ class Recipe:
         return start + (self.rate - start) * (1 - math.cos(math.pi * place)) / 2
 
 
-# Highest rates, schedule, the labels' share and the unmasked steps were chosen on a fifth of the training part, held out
-# for that; of the `-stream` recipes see data/README.md. Students keep the study's temperatures and get the more steps the smaller they are.
+# Highest rates, schedule, the labels' share and the unmasked steps were chosen on a fifth of the training
+# part, held out for that; for recipes that end in '-stream' see data/README.md. Students keep the study's
+# temperatures and get the more steps the smaller they are.
 _FULL = {
     "baseline": Recipe(epochs=20, rate=1e-3),
     "student1": Recipe(epochs=20, rate=2e-3, temperature=1.0, label_share=0.5, unmasked=0.3),
@@ -86,8 +87,8 @@ _FULL = {
 
 
 def recipe(setting: str, profile: str) -> Recipe:
-    """The recipe of a setting ('baseline', 'student1' ..) at a profile; of those
-    that end in '-stream', that by which the trained network then learns to meet continuous audio."""
+    """The recipe of a setting ('baseline', 'student1' ..) at a profile; of those that end in '-stream', that
+    by which the trained network then learns to meet continuous audio."""
     if setting not in _FULL:
         raise ValueError(f"setting is {setting!r}; it must be one of {', '.join(_FULL)}")
     if profile not in PROFILES:
