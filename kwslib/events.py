@@ -107,20 +107,26 @@ def detections(
 class Outcome:
     """What a detector made of a stream. Add two to have them as one."""
 
-    words: int
-    misses: int
+    hit: tuple[bool, ...]  # of each keyword, whether it was detected
     false_accepts: int
     hours: float
     latencies_s: tuple[float, ...]  # from each hit word's end to its detection
 
     def __add__(self, other: "Outcome") -> "Outcome":
         return Outcome(
-            self.words + other.words,
-            self.misses + other.misses,
+            self.hit + other.hit,
             self.false_accepts + other.false_accepts,
             self.hours + other.hours,
             self.latencies_s + other.latencies_s,
         )
+
+    @property
+    def words(self) -> int:
+        return len(self.hit)
+
+    @property
+    def misses(self) -> int:
+        return self.words - sum(self.hit)
 
     def to_json(self) -> dict:
         """Counts, rates and their 95 % intervals."""
@@ -150,15 +156,14 @@ def outcome(found_s: np.ndarray, words: np.ndarray, hours: float) -> Outcome:
     """Judges detections at `found_s` seconds, ascending. words: (words, 2) begin and end of each. The
     first detection of a word is its hit; a second one of the same word is a false accept."""
     found_s = np.asarray(found_s, float)
-    hit, misses, latencies = np.zeros(len(found_s), bool), 0, []
+    true, hit, latencies = np.zeros(len(found_s), bool), [], []
     for begin, end in words:
-        near = np.flatnonzero((found_s >= begin) & (found_s <= end + TOLERANCE_S) & ~hit)
+        near = np.flatnonzero((found_s >= begin) & (found_s <= end + TOLERANCE_S) & ~true)
+        hit.append(len(near) > 0)
         if len(near):
-            hit[near[0]] = True
+            true[near[0]] = True
             latencies.append(float(found_s[near[0]] - end))
-        else:
-            misses += 1
-    return Outcome(len(words), misses, int(np.sum(~hit)), hours, tuple(latencies))
+    return Outcome(tuple(hit), int(np.sum(~true)), hours, tuple(latencies))
 
 
 def thresholds(smoothed: Iterable[np.ndarray], count: int = 100) -> np.ndarray:
@@ -213,6 +218,27 @@ def at_misses(curve: list[Outcome], share: float) -> int | None:
     words; None where there is no such point."""
     allowed = [n for n, o in enumerate(curve) if o.misses <= share * o.words * (1 + 1e-12)]
     return min(allowed, key=lambda n: (curve[n].false_accepts, curve[n].misses), default=None)
+
+
+def at_misses_over(
+    curve: list[Outcome], share: float, groups: np.ndarray, replicates: int = 1000, seed: int = 0
+) -> list[float | None]:
+    """False accepts an hour at `at_misses`, were other speakers heard: the 95 % percentile interval, low
+    and high, over resampled groups of words, which stay together (Efron 1979). groups: (words,) of
+    anything that sorts, for instance speakers. None where the share is not reached.
+
+    The exact interval of the rate knows the hours of audio, this one how far the threshold hangs on
+    who says the keyword; neither holds the other.
+    """
+    _, group = np.unique(groups, return_inverse=True)
+    count, generator = group.max() + 1, np.random.default_rng(seed)
+    times = generator.multinomial(count, np.full(count, 1 / count), replicates)[:, group]  # each word's
+    missed = 1 - np.array([o.hit for o in curve], float)
+    rates = np.array([o.false_accepts / o.hours for o in curve])
+    reached = times @ missed.T <= share * times.sum(1, keepdims=True) * (1 + 1e-12)
+    lowest = np.where(reached, rates, np.inf).min(1)
+    ends = np.quantile(lowest, [0.025, 0.975], method="inverted_cdf")
+    return [float(rate) if np.isfinite(rate) else None for rate in ends]
 
 
 def plateau_s(times: np.ndarray, probabilities: np.ndarray, threshold: float, end_s: float) -> float:

@@ -212,7 +212,9 @@ def _curves(detector: Detector, heard: list[tuple], made: list[tuple]) -> tuple[
 
 def on_speech(audio: Streams, detector: Detector, of_speech: tuple, of_keywords: tuple) -> dict:
     """False accepts on `Streams.speech` over misses of `Streams.keywords`, each as `Streams.hear` gives
-    them: `det`, `at_misses` (share -> point, or None where it is not reached) and `chosen`."""
+    them: `det`, `at_misses` (share -> point, or None where it is not reached) and `chosen`. Points have
+    `over_speakers` as well, the rate's interval over the speakers of the keywords, and `missed_of_speakers`,
+    how many keywords of each that has some are missed, most first."""
     smoothed = detector.smoothed(of_speech[1]), detector.smoothed(of_keywords[1])
     hours, words = len(audio.speech[1]) / tracks.RATE_HZ / 3600, audio.keywords.words
 
@@ -228,11 +230,21 @@ def on_speech(audio: Streams, detector: Detector, of_speech: tuple, of_keywords:
     curve = Curve(*events.drawn(at, outcomes, reported, smoothed))
     reached = {}
     for share, index in zip(MISSES, reported(curve.outcomes), strict=True):
-        reached[str(share)] = None if index is None else curve.at(index)
+        over = None if index is None else _over_speakers(audio, curve.outcomes, share, index)
+        reached[str(share)] = over and curve.at(index) | over
     false = _outcome(detector, of_speech[0], None, np.zeros((0, 2)), hours, smoothed[0])
     missed = _outcome(detector, of_keywords[0], None, words, 0.0, smoothed[1])
     chosen = false + replace(missed, false_accepts=0)
     return {"det": curve.to_json(), "at_misses": reached, "chosen": chosen.to_json()}
+
+
+def _over_speakers(audio: Streams, curve: list[Outcome], share: float, index: int) -> dict:
+    speakers = audio.experiment.corpus.speakers[audio.sources(audio.experiment.part).keyword]
+    missed = speakers[~np.array(curve[index].hit)]
+    return {
+        "over_speakers": events.at_misses_over(curve, share, speakers),
+        "missed_of_speakers": sorted(np.unique(missed, return_counts=True)[1].tolist(), reverse=True),
+    }
 
 
 def _outcome(detector, times, probabilities, words, hours, smoothed=None) -> Outcome:
@@ -295,14 +307,15 @@ def clips_table(results: list[dict]) -> pandas.DataFrame:
 
 
 def speech_table(results: list[dict]) -> pandas.DataFrame:
-    """False accepts an hour of running speech at each share of misses; misses and false accepts of the
-    detector chosen beforehand; its misses of keywords mixed into speech, in percent."""
+    """False accepts an hour of running speech at each share of misses, at 5 % over speakers too; misses and
+    false accepts of the detector chosen beforehand; its misses of keywords mixed into speech, in percent."""
     rows = {}
     for one in results:
         row = {
             f"{100 * float(share):g} % missed": speech_words(one, share)
             for share in one["speech"]["at_misses"]
         }
+        row["5 %, over speakers"] = over_speakers_words(one, "0.05")
         own = one["speech"]["chosen"]
         row["own detector: missed %"] = "{:.1f} [{:.1f}, {:.1f}]".format(
             *(100 * share for share in own["miss_rate"])
@@ -320,3 +333,11 @@ def speech_words(one: dict, share: str) -> str:
     """False accepts an hour of running speech where this share of keywords is missed, with interval."""
     point = one["speech"]["at_misses"][share]
     return "{:.1f} [{:.1f}, {:.1f}]".format(*point["false_accepts_per_h"]) if point else "not reached"
+
+
+def over_speakers_words(one: dict, share: str) -> str:
+    """The interval of the same over the keywords' speakers: 'not reached' at an end where it is not."""
+    point = one["speech"]["at_misses"][share]
+    if not point:
+        return "not reached"
+    return "[{}, {}]".format(*("not reached" if r is None else f"{r:.1f}" for r in point["over_speakers"]))

@@ -78,7 +78,7 @@ _FULL = {
     "student1": Recipe(epochs=20, rate=2e-3, temperature=1.0, label_share=0.5, unmasked=0.3),
     "student2": Recipe(epochs=28, temperature=10.0, label_share=0.5, unmasked=0.3),
     "student3": Recipe(epochs=36, temperature=30.0, label_share=0.5, unmasked=0.3),
-    # Clips with a teacher, so that what was learnt on them is not lost (Li and Hoiem: Learning without
+    # Clips with a teacher, so that what was learned on them is not lost (Li and Hoiem: Learning without
     # forgetting, arXiv 1606.09282): for the teachers themselves the baseline, for all others the teachers.
     "teacher-stream": Recipe(epochs=12, rate=1e-3, temperature=2.0, label_share=0.5, unmasked=0.3),
     "baseline-stream": Recipe(epochs=14, rate=1e-3, temperature=2.0, label_share=0.5, unmasked=0.3),

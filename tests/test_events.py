@@ -127,17 +127,18 @@ def test_words_close_together_have_a_detection_each():
 
 
 def test_outcomes_add_up():
-    both = Outcome(2, 1, 3, 0.5, (0.1,)) + Outcome(4, 0, 1, 1.5, (0.2, 0.3))
-    assert both == Outcome(6, 1, 4, 2.0, (0.1, 0.2, 0.3))
+    both = Outcome((True, False), 3, 0.5, (0.1,)) + Outcome((True,) * 2, 1, 1.5, (0.2, 0.3))
+    assert both == Outcome((True, False, True, True), 4, 2.0, (0.1, 0.2, 0.3))
+    assert (both.words, both.misses) == (4, 1)
     written = both.to_json()
     assert written["false_accepts_per_h"] == [2.0, *metrics.poisson_interval(4, 2.0)]
-    assert written["miss_rate"] == [1 / 6, *metrics.binomial_interval(1, 6)]
+    assert written["miss_rate"] == [1 / 4, *metrics.binomial_interval(1, 4)]
     assert written["latency_s"][0] == pytest.approx(0.2)
 
 
 def test_an_outcome_without_exposure_states_no_rate():
-    assert Outcome(0, 0, 3, 0.0, ()).to_json()["false_accepts_per_h"] == []
-    assert Outcome(0, 0, 3, 1.0, ()).to_json()["miss_rate"] == []
+    assert Outcome((), 3, 0.0, ()).to_json()["false_accepts_per_h"] == []
+    assert Outcome((), 3, 1.0, ()).to_json()["miss_rate"] == []
 
 
 def test_det_by_hand():
@@ -153,6 +154,17 @@ def test_det_by_hand():
     assert at_misses(curve, 0.5) == 1
     assert at_rate(curve[:1], 1.0) is None
     assert at_misses(curve[2:], 0.5) is None
+
+
+def test_other_speakers_by_hand():
+    """Two speakers of two words each: of a quarter of the draws both are the one who is always heard, of
+    another quarter the one who is missed unless ten false accepts an hour are let in."""
+    hear_all, miss_second = Outcome((True,) * 4, 5, 0.5, ()), Outcome((True, True, False, False), 1, 0.5, ())
+    curve, speakers = [hear_all, miss_second], np.array(["a", "a", "b", "b"])
+    assert events.at_misses_over(curve, 0.5, speakers) == [2.0, 10.0]
+    assert events.at_misses_over(curve, 0.5, np.zeros(4)) == [2.0, 2.0]  # one speaker is every draw
+    assert events.at_misses_over(curve, 0.0, np.zeros(4)) == [10.0, 10.0]
+    assert events.at_misses_over(curve[1:], 0.0, speakers) == [2.0, None]
 
 
 def test_thresholds_ascend_and_reach_one():

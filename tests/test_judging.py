@@ -63,6 +63,10 @@ def test_results_state_counts_rates_and_exposure(audio, judged):
             assert point["miss_rate"][0] == point["misses"] / point["words"]
             assert len(point["miss_rate_of_each"]) == streams.PLANS["smoke"].seeds
         assert result["speech"]["chosen"]["hours"] == pytest.approx(0.3 / 60)
+        for point in filter(None, result["speech"]["at_misses"].values()):
+            assert sum(point["missed_of_speakers"]) == point["misses"]
+            low, high = (np.inf if rate is None else rate for rate in point["over_speakers"])
+            assert 0 <= low <= high
         assert set(result["mixed"]) == {"20", "10", "5"}
     assert judging.clips_table([judging.result(audio, *key) for key in judged]).shape[0] == 4
     assert "own detector" in " ".join(
