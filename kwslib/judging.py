@@ -307,22 +307,31 @@ def clips_table(results: list[dict]) -> pandas.DataFrame:
 
 
 def speech_table(results: list[dict]) -> pandas.DataFrame:
-    """False accepts an hour of running speech at each share of misses, at 5 % over speakers too; misses and
-    false accepts of the detector chosen beforehand; its misses of keywords mixed into speech, in percent."""
+    """False accepts an hour of running speech at each share of misses; at 5 % over speakers too."""
     rows = {}
     for one in results:
-        row = {
-            f"{100 * float(share):g} % missed": speech_words(one, share)
-            for share in one["speech"]["at_misses"]
-        }
-        row["5 %, over speakers"] = over_speakers_words(one, "0.05")
+        row = {}
+        for share in one["speech"]["at_misses"]:
+            row[f"{100 * float(share):g} % missed"] = speech_words(one, share)
+            if share == "0.05":
+                row["over speakers"] = _over_speakers_words(one, share)
+        rows[f"{one['setting']}, {one['mode']}"] = row
+    return pandas.DataFrame.from_dict(rows, orient="index")
+
+
+def detector_table(results: list[dict]) -> pandas.DataFrame:
+    """Of the detector chosen beforehand: misses in percent, false accepts an hour of running speech, and
+    misses of keywords mixed into that speech, in percent."""
+    rows = {}
+    for one in results:
         own = one["speech"]["chosen"]
-        row["own detector: missed %"] = "{:.1f} [{:.1f}, {:.1f}]".format(
-            *(100 * share for share in own["miss_rate"])
-        )
-        row["false accepts"] = "{:.1f} [{:.1f}, {:.1f}]".format(*own["false_accepts_per_h"])
+        missed = "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * share for share in own["miss_rate"]))
+        row = {
+            "missed %": missed,
+            "false accepts an hour": "{:.1f} [{:.1f}, {:.1f}]".format(*own["false_accepts_per_h"]),
+        }
         for over_db, point in one["mixed"].items():
-            row[f"mixed in at {over_db} dB"] = (
+            row[f"missed %, mixed in at {over_db} dB"] = (
                 f"{100 * point['miss_rate'][0]:.0f}" if point["miss_rate"] else ""
             )
         rows[f"{one['setting']}, {one['mode']}"] = row
@@ -335,9 +344,8 @@ def speech_words(one: dict, share: str) -> str:
     return "{:.1f} [{:.1f}, {:.1f}]".format(*point["false_accepts_per_h"]) if point else "not reached"
 
 
-def over_speakers_words(one: dict, share: str) -> str:
-    """The interval of the same over the keywords' speakers: 'not reached' at an end where it is not."""
+def _over_speakers_words(one: dict, share: str) -> str:
     point = one["speech"]["at_misses"][share]
     if not point:
         return "not reached"
-    return "[{}, {}]".format(*("not reached" if r is None else f"{r:.1f}" for r in point["over_speakers"]))
+    return "[{}, {}]".format(*("-" if rate is None else f"{rate:.1f}" for rate in point["over_speakers"]))

@@ -68,10 +68,20 @@ def test_results_state_counts_rates_and_exposure(audio, judged):
             low, high = (np.inf if rate is None else rate for rate in point["over_speakers"])
             assert 0 <= low <= high
         assert set(result["mixed"]) == {"20", "10", "5"}
-    assert judging.clips_table([judging.result(audio, *key) for key in judged]).shape[0] == 4
-    assert "own detector" in " ".join(
-        judging.speech_table([judging.result(audio, *key) for key in judged]).columns
-    )
+    results = [judging.result(audio, *key) for key in judged]
+    tables = (judging.clips_table, judging.speech_table, judging.detector_table)
+    assert all(table(results).shape[0] == 4 for table in tables)
+    speech = judging.speech_table(results)
+    assert list(speech.columns) == [
+        "2 % missed", "5 % missed", "over speakers", "10 % missed", "20 % missed",
+    ]  # fmt: skip
+
+
+def test_an_end_that_is_not_reached_is_a_dash():
+    reached = {"false_accepts_per_h": [4.0, 1.0, 9.0], "over_speakers": [2.0, None]}
+    one = {"setting": "a", "mode": "window", "speech": {"at_misses": {"0.05": reached, "0.1": None}}}
+    row = judging.speech_table([one]).loc["a, window"]
+    assert list(row) == ["4.0 [1.0, 9.0]", "[2.0, -]", "not reached"]
 
 
 def test_a_result_that_is_not_there_says_what_to_run(audio):
