@@ -245,11 +245,16 @@ def provenance() -> dict:
     return {"versions": versions, "device": platform.machine(), "commit": commit()}
 
 
-def commit() -> str | None:
-    """The checkout's commit, with '+' when files differ from it; None outside a checkout."""
-    root = Path(__file__).parent.parent
+def commit(root: Path = Path(__file__).parent.parent) -> str | None:
+    """The checkout's commit, with '+' when its code (`kwslib/`, `notebooks/`) is not the commit's: what a
+    run writes under `reports/` does not count. None outside a checkout."""
     try:
-        command = ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        head = _git(root, "rev-parse", "--short=12", "HEAD")
+        return head + "+" * bool(_git(root, "status", "--porcelain", "--", "kwslib", "notebooks"))
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

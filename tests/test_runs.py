@@ -77,6 +77,22 @@ def test_a_run_says_what_it_was_made_with(run):
     assert found["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
 
 
+def test_the_commit_has_a_plus_where_the_code_is_not_its_own(tmp_path):
+    """A report that a run wrote is no change of the code: its second notebook states the commit of its first."""
+    who = ["-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
+    (tmp_path / "kwslib").mkdir()
+    (tmp_path / "kwslib" / "a.py").write_text("1\n")
+    for command in (["init", "-q"], ["add", "."], [*who, "commit", "-qm", "a"]):
+        subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
+    clean = runs.commit(tmp_path)
+    assert re.fullmatch("[0-9a-f]{12}", clean)
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports" / "page.html").write_text("made by a run")
+    assert runs.commit(tmp_path) == clean
+    (tmp_path / "kwslib" / "a.py").write_text("2\n")
+    assert runs.commit(tmp_path) == clean + "+"
+
+
 def test_where_a_corpus_lies_is_not_written(tmp_path):
     folder = Run(Parameters(corpus=str(tmp_path / "secret" / "words"))).folder
     written = (folder / "run.json").read_text()
