@@ -91,7 +91,8 @@ def training_curves(histories: dict, kept: dict[str, int], bar: float | None = N
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6))
     for name, history in histories.items():
-        dash = "--" if name.endswith("-labels") else "-"
+        beside_its_stream = f"{name}-stream" in histories  # of the same colour
+        dash = "--" if name.endswith("-labels") or beside_its_stream else "-"
         left.plot(history["steps"], history["loss"], dash, color=colour(name), label=name)
         error = np.maximum(history["one_minus_auc"], 1e-6)
         right.plot(history["steps"], error, dash, color=colour(name), label=name)

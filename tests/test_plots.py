@@ -70,3 +70,11 @@ def test_show_writes_the_file_and_displays_it_with_its_text(tmp_path, monkeypatc
 def test_players_hold_the_audio_and_escape_captions():
     page = plots.clips(np.zeros((1, 100), np.float32), ["<script>"]).data
     assert 'src="data:audio/flac;base64,' in page and "<script>" not in page
+
+
+def test_training_curves_can_be_told_apart():
+    names = ("baseline", "student3", "baseline-stream", "student3-stream")
+    figure = plots.training_curves({name: HISTORY for name in names}, {})
+    lines = figure.axes[0].get_lines()
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == len(names)
+    plt.close(figure)
