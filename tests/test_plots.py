@@ -74,7 +74,7 @@ def test_players_hold_the_audio_and_escape_captions():
 
 def test_training_curves_can_be_told_apart():
     names = ("baseline", "student3", "baseline-stream", "student3-stream")
-    figure = plots.training_curves({name: HISTORY for name in names}, {})
+    figure = plots.training_curves(dict.fromkeys(names, HISTORY), {})
     lines = figure.axes[0].get_lines()
     assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == len(names)
     plt.close(figure)
