@@ -173,9 +173,8 @@ def long_run(path: Path, hours: float) -> list[dict]:
         stream = streaming.Stream.load(path, mode)
         fresh = stream.hear(hour, 16000)
         stream.reset()
-        kept = np.empty(
-            (len(fresh) + 2, 2)
-        )  # the same place for every hour's rows: what grows is the stream's
+        # Every hour's rows go to the same place, so that what grows is the stream's.
+        kept = np.empty((len(fresh) + 2, 2))
         begun, memory = time.perf_counter(), []
         for _ in range(round(hours)):
             count = 0

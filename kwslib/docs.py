@@ -7,7 +7,7 @@ import json
 import re
 from pathlib import Path
 
-from . import metrics, published, runs
+from . import events, metrics, published, runs
 
 ROOT = Path(__file__).parent.parent
 SHARED, APART = "speech-commands-happy", "speech-commands-happy-speaker"  # the two committed runs
@@ -132,8 +132,7 @@ def on_streams() -> str:
 
 
 def _with_speakers(point: dict) -> str:
-    ends = ("-" if rate is None else f"{rate:.1f}" for rate in point["over_speakers"])
-    return f"{_interval(point['false_accepts_per_h'])}; [{', '.join(ends)}]"
+    return f"{_interval(point['false_accepts_per_h'])}; {events.interval_words(point['over_speakers'])}"
 
 
 def ablation() -> str:

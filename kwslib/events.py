@@ -241,6 +241,11 @@ def at_misses_over(
     return [float(rate) if np.isfinite(rate) else None for rate in ends]
 
 
+def interval_words(ends: list[float | None]) -> str:
+    """What `at_misses_over` returns, for tables: '[2.0, -]', '-' where the share is not reached."""
+    return f"[{', '.join('-' if rate is None else f'{rate:.1f}' for rate in ends)}]"
+
+
 def plateau_s(times: np.ndarray, probabilities: np.ndarray, threshold: float, end_s: float) -> float:
     """Seconds for which the probability stays at or over the threshold after the keyword's end.
 

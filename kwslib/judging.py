@@ -230,8 +230,9 @@ def on_speech(audio: Streams, detector: Detector, of_speech: tuple, of_keywords:
     curve = Curve(*events.drawn(at, outcomes, reported, smoothed))
     reached = {}
     for share, index in zip(MISSES, reported(curve.outcomes), strict=True):
-        over = None if index is None else _over_speakers(audio, curve.outcomes, share, index)
-        reached[str(share)] = over and curve.at(index) | over
+        reached[str(share)] = None
+        if index is not None:
+            reached[str(share)] = curve.at(index) | _over_speakers(audio, curve.outcomes, share, index)
     false = _outcome(detector, of_speech[0], None, np.zeros((0, 2)), hours, smoothed[0])
     missed = _outcome(detector, of_keywords[0], None, words, 0.0, smoothed[1])
     chosen = false + replace(missed, false_accepts=0)
@@ -348,4 +349,4 @@ def _over_speakers_words(one: dict, share: str) -> str:
     point = one["speech"]["at_misses"][share]
     if not point:
         return "not reached"
-    return "[{}, {}]".format(*("-" if rate is None else f"{rate:.1f}" for rate in point["over_speakers"]))
+    return events.interval_words(point["over_speakers"])

@@ -149,6 +149,7 @@ def running_speech(results: list[dict], target: tuple[float, float]):
     exact 95 % intervals at the reported shares, and broad and pale those over the keywords' speakers, which
     leave the figure above where the share is not reached. target: (share missed, false accepts an hour)."""
     figure, panels = _by_mode(results)
+    top = 2000.0
     for mode, ax, of_mode in panels:
         for place, result in enumerate(of_mode):
             speech = result["speech"]
@@ -156,6 +157,7 @@ def running_speech(results: list[dict], target: tuple[float, float]):
             misses, accepts = misses / speech["det"]["words"], accepts / speech["det"]["hours"]
             order = np.lexsort((accepts, misses))
             lowest = np.minimum.accumulate(accepts[order])
+            top = max(top, 1.5 * lowest[0])
             ax.plot(
                 misses[order], np.maximum(lowest, 0.5), label=result["setting"], **_kind(result["setting"])
             )
@@ -175,10 +177,9 @@ def running_speech(results: list[dict], target: tuple[float, float]):
         ax.plot(*target, marker="*", color=RED, markersize=12, linestyle="none", label="target")
         ax.set_title(mode)
         ax.set(xscale="log", yscale="log", xlabel="share of keywords missed", xlim=(0.01, 0.5))
-        ax.set_ylim(0.4, 2000)
         ax.set_xticks([0.01, 0.02, 0.05, 0.1, 0.2, 0.5], ["1 %", "2 %", "5 %", "10 %", "20 %", "50 %"])
         ax.set_xticks([], minor=True)
-    panels[0][1].set_ylabel("false accepts an hour")
+    panels[0][1].set(ylabel="false accepts an hour", ylim=(0.4, top))  # of both panels
     panels[-1][1].legend(fontsize=8)
     return tight(figure)
 
