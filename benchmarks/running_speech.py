@@ -19,8 +19,9 @@ from kwslib.tracks import Mix
 TAUGHT = "teachers"  # the mean of baselines trained on tracks
 PLAIN = {"hardest": 0.0, "agreement": 0.0}  # of the loss
 BARE = {"talk": 0.0, "cut": 0.0, "noise": 0.0}  # words alone
-DRY = {"room": 0.0}  # no rooms
-SAME = {"varied": False, "fragment": 0.0} | DRY  # no other pace or microphone, whole keywords, no rooms
+UNMASKED = {"masked": False}
+DRY = {"room": 0.0} | UNMASKED  # nor rooms
+SAME = {"varied": False, "fragment": 0.0} | DRY  # no other pace or microphone, whole keywords
 VARIANTS = {  # name -> what is added to the one before
     "words": Share(**PLAIN, mix=Mix(**BARE | SAME)),
     "cut words, noise": Share(**PLAIN, mix=Mix(talk=0.0, **SAME)),
@@ -29,7 +30,8 @@ VARIANTS = {  # name -> what is added to the one before
     "pace, microphone": Share(agreement=0.0, mix=Mix(fragment=0.0, **DRY)),
     "parts of keywords": Share(agreement=0.0, mix=Mix(**DRY)),
     "carried as windows": Share(mix=Mix(**DRY)),
-    "rooms": Share(),
+    "rooms": Share(mix=Mix(**UNMASKED)),
+    "masks": Share(),
     TAUGHT: Share(),
 }
 SHARE = "0.05"  # of the keywords missed

@@ -7,7 +7,8 @@ import json
 import re
 from pathlib import Path
 
-from . import events, metrics, published, runs
+from . import metrics, published, runs
+from .stream_tables import ends, interval
 
 ROOT = Path(__file__).parent.parent
 SHARED, APART = "speech-commands-happy", "speech-commands-happy-speaker"  # the two committed runs
@@ -83,7 +84,7 @@ def _paid(name: str, setting: str) -> str:
 
     labels, scores = mine["labels"], [each["probabilities"] for each in (mine, before)]
     speakers = [Path(clip).name.split("_nohash_")[0] for clip in mine["ids"]]
-    return _interval(
+    return interval(
         (times(labels, *scores), *metrics.bootstrap(times, labels, *scores, groups=speakers)), places=2
     )
 
@@ -109,7 +110,7 @@ def on_streams() -> str:
                 result = _result(name, setting, mode)
                 point, speech = result["clips"]["at_rate"]["1.0"], result["speech"]["at_misses"]["0.05"]
                 cells += [
-                    _interval(point["miss_rate"], 100),
+                    interval(point["miss_rate"], 100),
                     f"{100 * point['offline_miss_rate']:.1f}",
                     _with_speakers(speech) if speech else "not reached",
                 ]
@@ -132,7 +133,7 @@ def on_streams() -> str:
 
 
 def _with_speakers(point: dict) -> str:
-    return f"{_interval(point['false_accepts_per_h'])}; {events.interval_words(point['over_speakers'])}"
+    return f"{interval(point['false_accepts_per_h'])}; {ends(point['over_speakers'])}"
 
 
 def ablation() -> str:
@@ -143,13 +144,13 @@ def ablation() -> str:
     lines = [f"| network | trained on | 1 - AUC of clips | {' | '.join(heads)} |"]
     lines.append("|---|---|--:|" + "--:|" * len(ways))
     for row in found["rows"]:
-        rates = [_interval(row[way]) if row[way] else "not reached" for way in ways]
+        rates = [interval(row[way]) if row[way] else "not reached" for way in ways]
         variant = row["variant"] if row["variant"] == "clips alone" else f"+ {row['variant']}"
         lines.append(f"| {row['network']} | {variant} | {row['one_minus_auc']:.2e} | {' | '.join(rates)} |")
     return "\n".join(lines) + (
         f"\n\nFalse accepts an hour of {60 * found['speech_hours']:.0f} minutes of recorded running speech where 5 % of "
         f"{found['keywords']} keywords are missed, speakers apart; each row has what the rows above it have, and "
-        f"{found['epochs']} epochs of training (the released networks have more, and so have the teachers). *mean of 3*: three steps smoothed.\n"
+        f"{found['epochs']} epochs of training (the released networks have more, and so have the teachers). The baseline's dropout is that of training on tracks in all rows but the first. *mean of 3*: three steps smoothed.\n"
     )
 
 
@@ -170,11 +171,6 @@ def engines() -> str:
         for row in days
     ]
     return "\n".join(lines) + "\n\n" + "\n".join(f"- {line}." for line in of_days) + "\n"
-
-
-def _interval(values, times: float = 1, places: int = 1) -> str:
-    value, low, high = (f"{times * v:.{places}f}" for v in values)
-    return f"{value} [{low}, {high}]"
 
 
 def _errors(row) -> str:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from . import metrics
+
 TOLERANCE_S = 0.5  # of a hit, after the word's end; as MLPerf Tiny's streaming wake word
 RATES_PER_H = (0.5, 1.0, 2.0, 5.0)
 
@@ -130,8 +132,6 @@ class Outcome:
 
     def to_json(self) -> dict:
         """Counts, rates and their 95 % intervals."""
-        from . import metrics
-
         rate, miss = [], []
         if self.hours:
             rate = [
@@ -230,20 +230,16 @@ def at_misses_over(
     The exact interval of the rate knows the hours of audio, this one how far the threshold hangs on
     who says the keyword; neither holds the other.
     """
-    _, group = np.unique(groups, return_inverse=True)
-    count, generator = group.max() + 1, np.random.default_rng(seed)
-    times = generator.multinomial(count, np.full(count, 1 / count), replicates)[:, group]  # each word's
+    draws = metrics.resampled(groups, replicates, seed)
+    times = np.stack(
+        [np.bincount(words, minlength=len(groups)) for words in draws]
+    )  # (replicates, words), how often each is drawn
     missed = 1 - np.array([o.hit for o in curve], float)
     rates = np.array([o.false_accepts / o.hours for o in curve])
     reached = times @ missed.T <= share * times.sum(1, keepdims=True) * (1 + 1e-12)
     lowest = np.where(reached, rates, np.inf).min(1)
     ends = np.quantile(lowest, [0.025, 0.975], method="inverted_cdf")
     return [float(rate) if np.isfinite(rate) else None for rate in ends]
-
-
-def interval_words(ends: list[float | None]) -> str:
-    """What `at_misses_over` returns, for tables: '[2.0, -]', '-' where the share is not reached."""
-    return f"[{', '.join('-' if rate is None else f'{rate:.1f}' for rate in ends)}]"
 
 
 def plateau_s(times: np.ndarray, probabilities: np.ndarray, threshold: float, end_s: float) -> float:

@@ -175,6 +175,9 @@ def _on_clips(curves, pooled, detector, heard, made, offline) -> dict:
                     for c, n in zip(curves, indices[1:], strict=True)
                 ],
                 "offline_miss_rate": _missed_offline(offline, rate) / words,
+                "offline_miss_rate_of_each": [
+                    _missed_offline([one], rate) / int(one[0].sum()) for one in offline
+                ],
             }
         )
     at_chosen = [
@@ -281,72 +284,3 @@ def _plateau(table: pandas.DataFrame, mode: str) -> dict:
         "tracks": len(longer),
         f"within_{PLATEAU_S}": float((longer <= PLATEAU_S + 1e-9).mean()),
     }
-
-
-# For readers
-
-
-def clips_table(results: list[dict]) -> pandas.DataFrame:
-    """Misses on streams made of clips, in percent, at each rate of false accepts, and latency."""
-    rows = {}
-    for one in results:
-        row = {}
-        for rate, point in one["clips"]["at_rate"].items():
-            row |= {f"{float(rate):g} an hour": "not reached", f"offline, {float(rate):g}": ""}
-            if point:
-                value, low, high = (100 * share for share in point["miss_rate"])
-                each = [100 * share for share in point["miss_rate_of_each"]]
-                row[f"{float(rate):g} an hour"] = (
-                    f"{value:.1f} [{low:.1f}, {high:.1f}], {min(each):.1f} to {max(each):.1f}"
-                )
-                row[f"offline, {float(rate):g}"] = f"{100 * point['offline_miss_rate']:.1f}"
-        point = one["clips"]["at_rate"]["1.0"]
-        if point and point["latency_s"]:
-            row["latency s"] = "{:.2f}, {:.2f}".format(*point["latency_s"])
-        rows[f"{one['setting']}, {one['mode']}"] = row
-    return pandas.DataFrame.from_dict(rows, orient="index").fillna("")
-
-
-def speech_table(results: list[dict]) -> pandas.DataFrame:
-    """False accepts an hour of running speech at each share of misses; at 5 % over speakers too."""
-    rows = {}
-    for one in results:
-        row = {}
-        for share in one["speech"]["at_misses"]:
-            row[f"{100 * float(share):g} % missed"] = speech_words(one, share)
-            if share == "0.05":
-                row["over speakers"] = _over_speakers_words(one, share)
-        rows[f"{one['setting']}, {one['mode']}"] = row
-    return pandas.DataFrame.from_dict(rows, orient="index")
-
-
-def detector_table(results: list[dict]) -> pandas.DataFrame:
-    """Of the detector chosen beforehand: misses in percent, false accepts an hour of running speech, and
-    misses of keywords mixed into that speech, in percent."""
-    rows = {}
-    for one in results:
-        own = one["speech"]["chosen"]
-        missed = "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * share for share in own["miss_rate"]))
-        row = {
-            "missed %": missed,
-            "false accepts an hour": "{:.1f} [{:.1f}, {:.1f}]".format(*own["false_accepts_per_h"]),
-        }
-        for over_db, point in one["mixed"].items():
-            row[f"missed %, mixed in at {over_db} dB"] = (
-                f"{100 * point['miss_rate'][0]:.0f}" if point["miss_rate"] else ""
-            )
-        rows[f"{one['setting']}, {one['mode']}"] = row
-    return pandas.DataFrame.from_dict(rows, orient="index")
-
-
-def speech_words(one: dict, share: str) -> str:
-    """False accepts an hour of running speech where this share of keywords is missed, with interval."""
-    point = one["speech"]["at_misses"][share]
-    return "{:.1f} [{:.1f}, {:.1f}]".format(*point["false_accepts_per_h"]) if point else "not reached"
-
-
-def _over_speakers_words(one: dict, share: str) -> str:
-    point = one["speech"]["at_misses"][share]
-    if not point:
-        return "not reached"
-    return events.interval_words(point["over_speakers"])

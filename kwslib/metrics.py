@@ -10,7 +10,7 @@ reference study does; *rates* divide by the clips of the class that can go wrong
 compares across corpora. `share_factor` is the exchange rate.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -133,14 +133,8 @@ def bootstrap(
     groups = np.arange(len(labels)) if groups is None else np.asarray(groups)
     if any(len(values) != len(labels) for values in (groups, *scores)):
         raise ValueError("labels, scores and groups must have the same length")
-    _, index = np.unique(groups, return_inverse=True)
-    order = np.argsort(index, kind="stable")
-    members = np.split(order, np.cumsum(np.bincount(index))[:-1])
-    generator = np.random.default_rng(seed)
     values = []
-    for _ in range(replicates):
-        drawn = generator.integers(len(members), size=len(members))
-        clips = np.concatenate([members[g] for g in drawn])
+    for clips in resampled(groups, replicates, seed):
         if 0 < labels[clips].sum() < len(clips):
             values.append(measure(labels[clips], *(s[clips] for s in scores)))
     values = np.asarray(values, dtype=float)
@@ -149,6 +143,18 @@ def bootstrap(
         return float("nan"), float("nan")
     low = np.quantile(values, 0.025, method="lower")
     return float(low), float(np.quantile(values, 0.975, method="higher"))
+
+
+def resampled(groups: np.ndarray, replicates: int, seed: int) -> Iterator[np.ndarray]:
+    """Positions in `groups` for each replicate: as many groups as there are, drawn with replacement, each with
+    all that is in it."""
+    _, index = np.unique(groups, return_inverse=True)
+    order = np.argsort(index, kind="stable")
+    members = np.split(order, np.cumsum(np.bincount(index))[:-1])
+    generator = np.random.default_rng(seed)
+    for _ in range(replicates):
+        drawn = generator.integers(len(members), size=len(members))
+        yield np.concatenate([members[g] for g in drawn])
 
 
 def poisson_interval(count: int, exposure: float) -> tuple[float, float]:

@@ -16,11 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from . import endpoints, models, talk, tasks, tracks, training
+from .architecture import ARCHITECTURES
 from .experiments import Experiment, Trained
 from .streaming import MODES, Stream
 
 STREAMED = "-stream"  # a network trained on clips, then on continuous audio: baseline-stream
 TEACHERS = 2  # baselines trained on tracks, whose mean teaches all others
+DROPOUT = {"baseline": 0.3}  # while trained on tracks; other networks keep the one they were trained with
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Plan:
     """How much audio a profile affords."""
 
     talk_minutes: float  # read by espeak-ng, to train on
+    tracks: int  # made to train on; 64 KB each in memory
     hours: float  # of each of the streams made of clips
     seeds: int  # of them
     choose_hours: float  # of the stream that detectors are chosen on
@@ -35,9 +38,9 @@ class Plan:
 
 
 PLANS = {
-    "smoke": Plan(0.3, 0.03, 2, 0.03, 0.3),
-    "quick": Plan(5, 0.2, 5, 0.25, 5),
-    "full": Plan(40, 3, 5, 2, 30),
+    "smoke": Plan(0.3, 24, 0.03, 2, 0.03, 0.3),
+    "quick": Plan(5, 2048, 0.2, 5, 0.25, 5),
+    "full": Plan(40, 16384, 3, 5, 2, 30),
 }
 
 
@@ -47,6 +50,7 @@ class Streams:
     def __init__(self, experiment: Experiment):
         self.experiment = experiment
         self.plan = PLANS[experiment.run.parameters.profile]
+        self._pool = None
 
     @cached_property
     def spans(self) -> np.ndarray:
@@ -94,8 +98,8 @@ class Streams:
 
     @cached_property
     def teacher(self) -> tasks.Ensemble:
-        """The mean of `TEACHERS` baselines, trained on tracks from seeds of their own, here if they are not yet:
-        what one network says by chance weighs less in the mean."""
+        """The mean of `TEACHERS` baselines, trained on the run's tracks, each with a seed of its own for what
+        is drawn; here, if they are not yet. What one network says by chance weighs less in the mean."""
         p = self.experiment.run.parameters
         recipe = training.recipe("teacher" + STREAMED, p.profile)
         trained = [
@@ -105,23 +109,31 @@ class Streams:
         return tasks.Ensemble([result.model for result in trained])
 
     def _train(self, setting, name, recipe, seed, share, taught) -> training.Result:
-        e, keyword = self.experiment, self.experiment.run.parameters.keyword
-        model = models.load(e.run.needed("checkpoints", setting, "safetensors"))
+        e = self.experiment
+        model = models.load(e.run.needed("checkpoints", setting, "safetensors"), DROPOUT.get(setting))
         training.unfold_input(model)
         if share is None:
             share = tasks.Share(clips=8, tracks=2) if self.plan is PLANS["smoke"] else tasks.Share()
         teacher = self.teacher if taught else None
-        speech = talk.read(keyword, "train", self.plan.talk_minutes)
         clips = tasks.Clips(e.features, e.labels, e.parts, teacher or e.load("baseline"))
         return training.train(
             model,
-            tasks.Tracks(clips, self.sources("train", speech), share, teacher),
+            tasks.Tracks(clips, self.pool(share), share, teacher),
             recipe,
             seed,
             e.run.resume(name),
             keep="last",  # validation clips say nothing of running speech
             progress=lambda row: training.print_epoch(name, row, recipe.epochs),
         )
+
+    def pool(self, share: tasks.Share) -> tasks.Pool:
+        """The run's training tracks, mixed as `share` says; those last asked for are kept."""
+        e, p = self.experiment, self.experiment.run.parameters
+        if self._pool is None or (self._pool.mix, self._pool.seconds) != (share.mix, share.seconds):
+            sources = self.sources("train", talk.read(p.keyword, "train", self.plan.talk_minutes))
+            a, count = ARCHITECTURES["baseline"], self.plan.tracks
+            self._pool = tasks.Pool(sources, share, a, count, p.seed, e.device)
+        return self._pool
 
     # Audio to judge on
 

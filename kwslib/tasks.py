@@ -1,6 +1,7 @@
 """What a network is trained on: single clips, or continuous tracks as well. Batches in, losses out."""
 
 import functools
+import sys
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from torch.nn import functional as nnf
 
 from . import data, features, tracks, training
+from .architecture import Architecture
 from .features import ClipFeatures
 from .tracks import Mix
 
@@ -25,22 +27,19 @@ def distillation_loss(student: torch.Tensor, teacher: torch.Tensor, temperature:
 
 
 class Ensemble(torch.nn.Module):
-    """Several networks as one teacher: the mean of their log-probabilities, as logits (ensembles as
-    teachers: Hinton et al., arXiv 1503.02531). Shapes: as of each of the networks."""
+    """Several networks as one teacher: the mean of their logits, whose softmax is the normalised geometric
+    mean of their probabilities (ensembles as teachers: Hinton et al., arXiv 1503.02531). Shapes: as of
+    each of the networks."""
 
     def __init__(self, networks: list[torch.nn.Module]):
         super().__init__()
         self.networks = torch.nn.ModuleList(networks)
 
     def forward(self, log_mels: torch.Tensor) -> torch.Tensor:
-        return self._mean([network(log_mels) for network in self.networks])
+        return torch.stack([network(log_mels) for network in self.networks]).mean(0)
 
     def windows(self, log_mels: torch.Tensor, every: int = 1) -> torch.Tensor:
-        return self._mean([network.windows(log_mels, every) for network in self.networks])
-
-    @staticmethod
-    def _mean(logits: list[torch.Tensor]) -> torch.Tensor:
-        return torch.log_softmax(torch.stack(logits), dim=-1).mean(0)
+        return torch.stack([network.windows(log_mels, every) for network in self.networks]).mean(0)
 
 
 class Clips:
@@ -117,23 +116,78 @@ class Share:
     mix: Mix = field(default_factory=Mix)
 
 
+class Pool:
+    """Training tracks, made when first drawn and drawn from ever after, which is much cheaper than new ones
+    at every step; the epoch that draws first takes so much longer.
+
+    share: its mix and seconds; architecture: any with the front end, kernel and stride of the networks to be
+    trained; count: tracks, 64 KB each of 4 s; the same seed gives the same tracks.
+    """
+
+    def __init__(
+        self,
+        sources: tracks.Sources,
+        share: Share,
+        architecture: Architecture,
+        count: int,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ):
+        self.sources, self.mix, self.seconds = sources, share.mix, share.seconds
+        self.architecture = architecture
+        self.count, self.seed, self.device = count, seed, device
+
+    def draw(self, count: int, draw: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mel power (count, mels, frames) of tracks drawn at random, and what to say at each of their windows
+        (count, windows)."""
+        power, wanted = self._made
+        rows = torch.from_numpy(draw.integers(self.count, size=count)).to(power.device)
+        return power[rows], wanted[rows]
+
+    @functools.cached_property
+    def _made(self) -> tuple[torch.Tensor, torch.Tensor]:
+        a, samples = self.architecture, round(self.seconds * tracks.RATE_HZ)
+        generator = np.random.default_rng([self.seed, 29])
+        frames = samples // a.front_end.hop_samples + 1
+        power, wanted = torch.empty(self.count, a.front_end.mels, frames, device=self.device), []
+        for n in range(self.count):
+            track, words, parts = tracks.training_track(self.sources, self.mix, samples, generator)
+            audio = torch.from_numpy(track)[None].to(self.device)
+            power[n] = features.mel_power(audio, a.front_end)[0]
+            wanted.append(tracks.targets(words, a, samples, parts)[a.steps - 1 :])
+            if (n + 1) % 4096 == 0:
+                print(f"{n + 1:,} of {self.count:,} training tracks", file=sys.stderr, flush=True)
+        return power, torch.from_numpy(np.stack(wanted)).to(self.device)
+
+    def add_to(self, digest) -> None:
+        """Adds all that the tracks depend on to a digest, but for clips and recordings, which the digest of the
+        features names, and the code that makes them."""
+        digest.update(repr((asdict(self.mix), self.seconds, self.count, self.seed)).encode())
+        digest.update(self.architecture.to_json().encode())
+        for name in ("spans", "keyword", "others", "talk"):
+            digest.update(np.ascontiguousarray(getattr(self.sources, name)).tobytes())
+
+
 class Tracks:
     """Clips as before, and continuous tracks with the keyword at any place: scored as `carried`, with
     a GRU state that goes on from one batch's tracks to the next one's, and every few steps as a `window`,
     so that what is trained is what runs. `carried` is asked to say what `window` says, so that it lets go
     of a word when a window does; with a teacher both are asked to say what its windows say.
 
-    clips: the task of single clips; sources: of the tracks.
+    A track that is drawn again is heard through another microphone and, but for the recipe's last steps,
+    masked elsewhere.
+
+    clips: the task of single clips; pool: of tracks of the share's mix and seconds.
     """
 
     def __init__(
         self,
         clips: Clips,
-        sources: tracks.Sources,
+        pool: Pool,
         share: Share | None = None,
         teacher: torch.nn.Module | None = None,
     ):
-        self.clips, self.sources, self.share = clips, sources, share or Share()
+        self.clips, self.pool, self.share = clips, pool, share or Share()
         self.features, self.labels, self.parts = clips.features, clips.labels, clips.parts
         self.teacher = teacher if teacher is None else teacher.to(clips.features.device).eval()
 
@@ -141,12 +195,12 @@ class Tracks:
         state = None
         for step, positions in enumerate(self.clips.batches(recipe, self.share.clips, draw), first_step):
             of_clips = self.clips.loss(network, recipe, step, positions, generator)
-            of_tracks, state = self._loss(network, state, draw)
+            of_tracks, state = self._loss(network, state, draw, recipe.masked_at(step))
             yield self.share.weight * of_tracks + (1 - self.share.weight) * of_clips
 
-    def _loss(self, network, state, draw) -> tuple[torch.Tensor, torch.Tensor]:
+    def _loss(self, network, state, draw, masked: bool) -> tuple[torch.Tensor, torch.Tensor]:
         share, every = self.share, self.share.window_every
-        log_mels, wanted = self._batch(network.architecture, draw)
+        log_mels, wanted = self._batch(draw, masked)
         carried, state = network.carried(log_mels, state)
         first = int(draw.integers(every))
         later = log_mels[:, :, first * network.architecture.stride[1] :]
@@ -162,15 +216,16 @@ class Tracks:
         loss = loss + share.agreement * distillation_loss(carried, windows.detach(), 1.0)
         return loss, state.detach()
 
-    def _batch(self, a, draw) -> tuple[torch.Tensor, torch.Tensor]:
+    def _batch(self, draw, masked: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-mels (tracks, mels, frames), and what to say at each of their windows (tracks, windows)."""
-        share, samples = self.share, round(self.share.seconds * tracks.RATE_HZ)
-        made = [tracks.training_track(self.sources, share.mix, samples, draw) for _ in range(share.tracks)]
-        audio = torch.from_numpy(np.stack([track for track, *_ in made])).to(self.features.device)
-        wanted = [tracks.targets(words, a, samples, parts)[a.steps - 1 :] for _, words, parts in made]
-        heard = np.stack([tracks.microphone(a.front_end.mels, share.mix, draw) for _ in made])[..., None]
-        power = features.mel_power(audio, a.front_end) * torch.from_numpy(np.exp(heard)).to(audio.device)
-        return features.log_mel(power, a.front_end), torch.from_numpy(np.stack(wanted)).to(audio.device)
+        mix, front_end = self.share.mix, self.pool.architecture.front_end
+        power, wanted = self.pool.draw(self.share.tracks, draw)
+        heard = [tracks.microphone(front_end.mels, mix, draw) for _ in range(len(power))]
+        power *= torch.from_numpy(np.exp(heard))[..., None].to(power.device)
+        if masked:
+            for track in power:
+                tracks.mask(track, mix, draw)
+        return features.log_mel(power, front_end), wanted
 
     def add_to(self, digest) -> None:
         self.clips.add_to(digest)
@@ -178,13 +233,12 @@ class Tracks:
         digest.update(repr(asdict(self.share)).encode())
         if self.teacher is not None:
             training.add_weights(digest, self.teacher)
-        for name in ("spans", "keyword", "others", "talk"):
-            digest.update(np.ascontiguousarray(getattr(self.sources, name)).tobytes())
+        self.pool.add_to(digest)
 
     @staticmethod
     @functools.cache
     def _code() -> str:
-        return "".join(map(training.code_digest, (tracks, Tracks, Ensemble, step_loss)))
+        return "".join(map(training.code_digest, (tracks, Pool, Tracks, Ensemble, step_loss)))
 
 
 def step_loss(logits: torch.Tensor, labels: torch.Tensor, hardest: float) -> torch.Tensor:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from .architecture import Architecture
+from .endpoints import RATE_HZ
 
-RATE_HZ = 16000
 AROUND_S = 0.1  # see `targets`
 FADE = 80  # samples, of every cut
 PACE = (0.87, 1.15)  # of pieces of training tracks; time and, inversely, all frequencies
@@ -20,6 +20,7 @@ ECHO_DB = (-15.0, -3.0)  # power of all echoes over that of the sound itself
 PART = 0.2  # of a keyword: a second that holds as much is no other word; see `targets`
 FRAGMENT = (0.25, 0.6)  # of a keyword: of its beginnings and ends that are laid as other speech
 TILT, BEND = 1.2, 0.8  # largest change of the log-mel power by a microphone, at the ends and in the middle
+MASKED_MELS, MASKED_FRAMES, STRETCHES = 8, 20, 3  # see `mask`
 _NONE = np.zeros((0, 2))
 
 
@@ -82,7 +83,7 @@ class Sources:
 
 @dataclass(frozen=True)
 class Mix:
-    """How training tracks are made: shares of the pieces that are no keyword, and how they are joined.
+    """How training tracks are made and heard: shares of the pieces that are no keyword, and how they are joined.
     Each share can be 0, which is how its worth is measured."""
 
     keyword: float = 0.25  # of all pieces
@@ -91,8 +92,9 @@ class Mix:
     cut: float = 0.2  # of the other pieces: words of the corpus cut at random places
     noise: float = 0.05  # of the other pieces: background noise alone
     joined: float = 0.5  # of the pieces follow the one before without a gap
-    varied: bool = True  # every piece at another pace, every track through another microphone
+    varied: bool = True  # every piece at another pace, a track through another microphone whenever drawn
     room: float = 0.4  # of the pieces are heard in a room
+    masked: bool = True  # parts of a track are taken away whenever it is drawn, but for the last steps
 
 
 def training_track(
@@ -163,6 +165,20 @@ def microphone(mels: int, mix: Mix, generator: np.random.Generator) -> np.ndarra
         return np.zeros_like(place)
     tilt, bend = generator.uniform(-TILT, TILT), generator.uniform(-BEND, BEND)
     return tilt * place + bend * (1 - 2 * place**2)
+
+
+def mask(power, mix: Mix, generator: np.random.Generator) -> None:
+    """Zeroes a band of fewer than `MASKED_MELS` mels and `STRETCHES` stretches of fewer than `MASKED_FRAMES`
+    frames, any of them possibly empty, of mel power (mels, frames), array or tensor, in place (SpecAugment,
+    arXiv 1904.08779): what is said must be known by its other parts."""
+    if not mix.masked:
+        return
+    for axis, longest in ((0, MASKED_MELS), *[(1, MASKED_FRAMES)] * STRETCHES):
+        width, size = int(generator.uniform(0, longest)), power.shape[axis]
+        start = int(generator.integers(size - width + 1))
+        part = [slice(None), slice(None)]
+        part[axis] = slice(start, start + width)
+        power[tuple(part)] = 0
 
 
 def _other_piece(sources: Sources, mix: Mix, generator: np.random.Generator) -> np.ndarray:

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from kwslib import judging, runs, streaming, streams, tracks, training
+from kwslib import judging, runs, stream_tables, streaming, streams, tracks, training
 from kwslib.events import RATES_PER_H, Detector
 
 
@@ -62,6 +62,7 @@ def test_results_state_counts_rates_and_exposure(audio, judged):
             assert point["false_accepts"] <= rate * point["hours"]
             assert point["miss_rate"][0] == point["misses"] / point["words"]
             assert len(point["miss_rate_of_each"]) == streams.PLANS["smoke"].seeds
+            assert len(point["offline_miss_rate_of_each"]) == streams.PLANS["smoke"].seeds
         assert result["speech"]["chosen"]["hours"] == pytest.approx(0.3 / 60)
         for point in filter(None, result["speech"]["at_misses"].values()):
             assert sum(point["missed_of_speakers"]) == point["misses"]
@@ -69,19 +70,18 @@ def test_results_state_counts_rates_and_exposure(audio, judged):
             assert 0 <= low <= high
         assert set(result["mixed"]) == {"20", "10", "5"}
     results = [judging.result(audio, *key) for key in judged]
-    tables = (judging.clips_table, judging.speech_table, judging.detector_table)
+    tables = (
+        stream_tables.clips_table,
+        stream_tables.against_offline_table,
+        stream_tables.speech_table,
+        stream_tables.missed_table,
+        stream_tables.detector_table,
+    )
     assert all(table(results).shape[0] == 4 for table in tables)
-    speech = judging.speech_table(results)
+    speech = stream_tables.speech_table(results)
     assert list(speech.columns) == [
         "2 % missed", "5 % missed", "over speakers", "10 % missed", "20 % missed",
     ]  # fmt: skip
-
-
-def test_an_end_that_is_not_reached_is_a_dash():
-    reached = {"false_accepts_per_h": [4.0, 1.0, 9.0], "over_speakers": [2.0, None]}
-    one = {"setting": "a", "mode": "window", "speech": {"at_misses": {"0.05": reached, "0.1": None}}}
-    row = judging.speech_table([one]).loc["a, window"]
-    assert list(row) == ["4.0 [1.0, 9.0]", "[2.0, -]", "not reached"]
 
 
 def test_a_result_that_is_not_there_says_what_to_run(audio):
@@ -98,6 +98,24 @@ def test_offline_scores_are_the_network_s_own_of_the_clips(audio):
         audio.experiment.load("student3"), audio.experiment.features, source.keyword
     )
     np.testing.assert_allclose(scores[labels == 1], direct, atol=1e-6)  # the same samples
+
+
+def test_what_offline_scoring_misses_is_stated_of_each_stream_and_of_all():
+    """Two streams of an hour: offline scoring misses neither keyword of the first, one of the second's."""
+    labels = np.array([1, 1, 0, 0, 0])
+    offline = [
+        (labels, np.array([0.9, 0.8, 0.1, 0.1, 0.1]), 1.0),
+        (labels, np.array([0.9, 0.2, 0.3, 0.3, 0.1]), 1.0),
+    ]
+    times = np.arange(0, 60.0, 0.5)
+    words = np.array([[10.0, 10.5], [30.0, 30.5]])
+    smoothed = np.where(np.isin(times, (10.5, 30.5)), 0.9, 0.1)
+    detector, made = Detector(smoothing=1), [(words, 1.0)] * 2
+    curves, pooled = judging._curves(detector, [(times, smoothed)] * 2, made)
+    found = judging._on_clips(curves, pooled, detector, [(times, smoothed)] * 2, made, offline)
+    point = found["at_rate"]["1.0"]
+    assert point["miss_rate_of_each"] == [0, 0]
+    assert point["offline_miss_rate_of_each"] == [0, 0.5] and point["offline_miss_rate"] == 0
 
 
 def test_misses_offline_by_hand():

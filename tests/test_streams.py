@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from kwslib import endpoints, models, runs, streaming, streams, tasks, training
+from kwslib import endpoints, models, runs, streaming, streams, tasks, tracks, training
 from kwslib.architecture import ARCHITECTURES
 
 
@@ -40,7 +40,9 @@ def test_the_teacher_is_the_mean_of_baselines_from_other_seeds(audio, monkeypatc
     seeds, train = [], training.train
 
     def seen(model, task, recipe, seed, *rest, **options):
-        assert model.architecture == audio.experiment.load("baseline").architecture
+        baseline = audio.experiment.load("baseline").architecture
+        assert model.architecture == baseline.with_sizes(dropout=streams.DROPOUT["baseline"])
+        assert model.gru.dropout == 0.3 != baseline.dropout
         seeds.append(seed)
         return train(model, task, recipe, seed, *rest, **options)
 
@@ -57,16 +59,25 @@ def test_a_network_is_taught_unless_it_is_asked_not_to_be(audio, monkeypatch):
     teacher, asked = audio.teacher, []
 
     def train(model, task, recipe, seed, resume, **_):
-        asked.append((task.teacher, task.clips.teacher, seed))
+        asked.append((task.teacher, task.clips.teacher, seed, task.pool))
         return training.Result(models.build(ARCHITECTURES["student3"]).eval(), 1, [{"epoch": 1}])
 
     monkeypatch.setattr(training, "train", train)
     audio.train("student3", name="taught")
     audio.train("student3", name="alone", taught=False)
-    (windows, clips, seed), (none, baseline, same) = asked
+    (windows, clips, seed, pool), (none, baseline, same, again) = asked
+    assert pool is again is audio.pool(tasks.Share())  # tracks are made once a run
     assert windows is clips is teacher and none is None and seed == same == 0
     wanted = audio.experiment.load("baseline").state_dict()
     assert all(torch.equal(wanted[name], value) for name, value in baseline.state_dict().items())
+
+
+def test_tracks_are_of_the_training_part_and_made_again_for_another_mix_alone(audio):
+    first = audio.pool(tasks.Share())
+    assert audio.pool(tasks.Share(agreement=0.0)) is first
+    assert first.count == audio.plan.tracks
+    assert set(first.sources.keyword) == set(audio.sources("train").keyword) and len(first.sources.talk)
+    assert audio.pool(tasks.Share(mix=tracks.Mix(room=0.0))) is not first
 
 
 def test_no_teacher_is_trained_for_a_network_that_is_not_there(audio, tmp_path):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from kwslib import data, endpoints, models, tasks, tracks, training
+from kwslib import data, endpoints, features, models, tasks, tracks, training
 from kwslib.architecture import Architecture
 from kwslib.features import ClipFeatures
 from kwslib.tasks import distillation_loss, step_loss
@@ -14,6 +14,10 @@ from kwslib.training import Recipe
 SMALL = Architecture(channels=2, hidden=4)
 SHORT = Recipe(epochs=2, epoch_steps=3, batch_size=8)
 FEW = tasks.Share(clips=8, tracks=3, seconds=2.0)
+
+
+def pool(sources, share=FEW, count=12, seed=0):
+    return tasks.Pool(sources, share, SMALL, count, seed)
 
 
 @pytest.fixture
@@ -61,7 +65,7 @@ def test_distillation_loss_of_equals_is_zero():
     assert distillation_loss(logits.flip(1), logits, 5.0).item() > 0.1
 
 
-def test_an_ensemble_says_the_mean_of_logarithms_of_probability():
+def test_an_ensemble_says_the_geometric_mean_of_probabilities():
     networks = [models.build(SMALL, seed).eval() for seed in (0, 1, 2)]
     teacher, log_mels = (
         tasks.Ensemble(networks),
@@ -71,11 +75,11 @@ def test_an_ensemble_says_the_mean_of_logarithms_of_probability():
         (teacher(log_mels[:, :, :101]), [n(log_mels[:, :, :101]) for n in networks]),
         (teacher.windows(log_mels, 3), [n.windows(log_mels, 3) for n in networks]),
     ):
-        wanted = sum(torch.log_softmax(logits, -1) for logits in each) / 3
-        torch.testing.assert_close(said, wanted)
-        assert not torch.allclose(said, torch.log_softmax(each[0], -1), atol=1e-3)
+        powers = torch.stack([torch.softmax(logits, -1) for logits in each]).log().mean(0).exp()
+        torch.testing.assert_close(torch.softmax(said, -1), powers / powers.sum(-1, keepdim=True))
+        assert not torch.allclose(said, each[0], atol=1e-3)
     alone = tasks.Ensemble(networks[:1])(log_mels[:, :, :101])
-    torch.testing.assert_close(torch.softmax(alone, 1), torch.softmax(networks[0](log_mels[:, :, :101]), 1))
+    assert torch.equal(alone, networks[0](log_mels[:, :, :101]))
 
 
 # Tracks
@@ -83,7 +87,7 @@ def test_an_ensemble_says_the_mean_of_logarithms_of_probability():
 
 def test_tracks_train_repeatably_and_the_network_changes(clips, sources, tmp_path):
     def weights(name):
-        task = tasks.Tracks(clips, sources, FEW)
+        task = tasks.Tracks(clips, pool(sources), FEW)
         result = training.train(models.build(SMALL, 0), task, SHORT, 0, tmp_path / name, keep="last")
         assert all(np.isfinite(row["loss"]) for row in result.history)
         return torch.cat([value.flatten() for value in result.model.state_dict().values()])
@@ -107,7 +111,7 @@ def test_the_state_goes_on_from_batch_to_batch(clips, sources):
         return logits, after
 
     network.carried = noted
-    task = tasks.Tracks(clips, sources, FEW)
+    task = tasks.Tracks(clips, pool(sources), FEW)
     for loss in task.losses(network, SHORT, 0, np.random.default_rng(0), torch.Generator().manual_seed(0)):
         assert loss.requires_grad
     assert given[0] is None
@@ -120,7 +124,7 @@ def test_the_weight_is_that_of_the_tracks(clips, sources):
     network = models.build(SMALL, 0).eval()
 
     def loss(weight):
-        task = tasks.Tracks(clips, sources, replace(FEW, weight=weight))
+        task = tasks.Tracks(clips, pool(sources), replace(FEW, weight=weight))
         draw, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
         return float(next(iter(task.losses(network, SHORT, 0, draw, generator))).detach())
 
@@ -134,10 +138,10 @@ def test_the_loss_of_tracks_by_hand(clips, sources):
     """Windows cut out one by one, at the steps at which the carried outputs stand."""
     network, teacher = models.build(SMALL, 0).eval(), models.build(SMALL, 1).eval()
     share = replace(FEW, window_every=3, agreement=0.7, temperature=3.0)
-    task = tasks.Tracks(clips, sources, share, teacher)
-    loss, _ = task._loss(network, None, np.random.default_rng(5))
+    task = tasks.Tracks(clips, pool(sources), share, teacher)
+    loss, _ = task._loss(network, None, np.random.default_rng(5), masked=True)
     draw = np.random.default_rng(5)
-    log_mels, wanted = task._batch(SMALL, draw)
+    log_mels, wanted = task._batch(draw, masked=True)
     first, a = int(draw.integers(3)), SMALL
     frames = (a.steps - 1) * a.stride[1] + a.kernel[1]
     starts = range(a.stride[1] * first, log_mels.shape[2] - frames + 1, 3 * a.stride[1])
@@ -151,7 +155,8 @@ def test_the_loss_of_tracks_by_hand(clips, sources):
     agreed = distillation_loss(beside, windows, 1.0)
     assert agreed > 1e-5
     assert loss.item() == pytest.approx(((labels + taught) / 2 + 0.7 * agreed).item(), rel=1e-4)
-    alone, _ = tasks.Tracks(clips, sources, share)._loss(network, None, np.random.default_rng(5))
+    alone = tasks.Tracks(clips, pool(sources), share)
+    alone, _ = alone._loss(network, None, np.random.default_rng(5), masked=True)
     assert alone.item() == pytest.approx((labels + 0.7 * agreed).item(), rel=1e-4)
 
 
@@ -167,21 +172,88 @@ def test_windows_are_not_asked_to_say_what_carried_says(clips, sources):
     grads = []
     for share in shares:
         network.zero_grad()
-        loss, _ = tasks.Tracks(clips, sources, share)._loss(network, None, np.random.default_rng(5))
+        task = tasks.Tracks(clips, pool(sources), share)
+        loss, _ = task._loss(network, None, np.random.default_rng(5), masked=True)
         loss.backward()
         grads.append(network.classifier.weight.grad.clone())
     assert torch.equal(*grads)
 
 
 def test_what_tracks_are_made_of_is_in_their_digest(clips, sources):
-    base = digest_of(tasks.Tracks(clips, sources, FEW))
-    assert digest_of(tasks.Tracks(clips, sources, FEW)) == base
-    assert digest_of(clips) != base
-    assert digest_of(tasks.Tracks(clips, sources, replace(FEW, hardest=0.2))) != base
-    assert digest_of(tasks.Tracks(clips, sources, replace(FEW, mix=tracks.Mix(talk=0.1)))) != base
-    teachers = [tasks.Tracks(clips, sources, FEW, models.build(SMALL, seed)) for seed in (0, 1)]
-    assert len({base, *map(digest_of, teachers)}) == 3
-    assert digest_of(tasks.Tracks(clips, replace(sources, talk=sources.talk[:-1]), FEW)) != base
+    def digest(share=FEW, teacher=None, sources=sources, **of_pool):
+        return digest_of(tasks.Tracks(clips, pool(sources, share, **of_pool), share, teacher))
+
+    base = digest()
+    assert digest() == base != digest_of(clips)
+    others = [
+        digest(replace(FEW, hardest=0.2)),
+        digest(replace(FEW, mix=tracks.Mix(talk=0.1))),
+        digest(teacher=models.build(SMALL, 0)),
+        digest(teacher=models.build(SMALL, 1)),
+        digest(sources=replace(sources, talk=sources.talk[:-1])),
+        digest(count=13),
+        digest(seed=1),
+    ]
+    assert len({base, *others}) == 1 + len(others)
+
+
+def test_a_pool_holds_the_tracks_of_its_seed_and_what_to_say_on_them(sources):
+    made = pool(sources, count=3)
+    power, wanted = made.draw(40, np.random.default_rng(0))
+    generator, found = np.random.default_rng([0, 29]), 0
+    for _ in range(3):
+        track, words, parts = tracks.training_track(sources, FEW.mix, 32000, generator)
+        there = tracks_power(track)
+        rows = [n for n in range(40) if torch.equal(power[n], there)]
+        assert 3 < len(rows) < 30  # a third each
+        found += len(rows)
+        asked = tracks.targets(words, SMALL, 32000, parts)[SMALL.steps - 1 :]
+        assert all(wanted[n].tolist() == asked.tolist() for n in rows)
+    assert found == 40
+    assert torch.equal(power, pool(sources, count=3).draw(40, np.random.default_rng(0))[0])
+    assert not torch.equal(power, pool(sources, count=3, seed=1).draw(40, np.random.default_rng(0))[0])
+
+
+def tracks_power(track):
+    return features.mel_power(torch.from_numpy(track)[None], SMALL.front_end)[0]
+
+
+def test_tracks_are_masked_where_asked_and_stay_whole_in_the_pool(clips, sources):
+    task, floor = tasks.Tracks(clips, pool(sources), FEW), np.log(SMALL.front_end.floor)
+    whole = task.pool.draw(12, np.random.default_rng(1))[0]
+    masked, _ = task._batch(np.random.default_rng(0), masked=True)
+    plain, _ = task._batch(np.random.default_rng(0), masked=False)
+    gone = masked < floor + 1e-3
+    assert gone.any(dim=(1, 2)).all() and not (plain < floor + 1e-3).any()
+    torch.testing.assert_close(masked[~gone], plain[~gone])
+    assert not torch.equal(gone[0], gone[1])  # each track's own
+    assert torch.equal(whole, task.pool.draw(12, np.random.default_rng(1))[0])
+
+
+def test_a_track_drawn_again_is_heard_through_another_microphone(clips, sources):
+    def differences(share):
+        task = tasks.Tracks(clips, pool(sources, share, count=1), share)
+        log_mels, wanted = task._batch(np.random.default_rng(0), masked=False)
+        assert torch.equal(wanted[0], wanted[1])
+        return log_mels[0] - log_mels[1]
+
+    through = differences(FEW)  # the same at every frame, to rounding
+    torch.testing.assert_close(through, through[:, :1].expand_as(through), atol=1e-4, rtol=0)
+    assert through[0, 0].abs() > 0.01 and not torch.allclose(through[0], through[-1])
+    assert not differences(replace(FEW, mix=tracks.Mix(varied=False))).any()
+
+
+def test_the_last_steps_see_whole_tracks(clips, sources, monkeypatch):
+    asked = []
+    task = tasks.Tracks(clips, pool(sources), FEW)
+    batch = task._batch
+    monkeypatch.setattr(task, "_batch", lambda draw, masked: asked.append(masked) or batch(draw, masked))
+    network = training.Centred(models.build(SMALL, 0))
+    recipe = replace(SHORT, epoch_steps=4, unmasked=0.25)
+    for epoch in range(recipe.epochs):
+        generator = torch.Generator().manual_seed(0)
+        list(task.losses(network, recipe, 4 * epoch, np.random.default_rng(0), generator))
+    assert asked == [True] * 6 + [False] * 2
 
 
 def test_step_loss_by_hand():

@@ -183,6 +183,25 @@ def test_a_microphone_is_bounded():
     assert responses.std() > 0.1
 
 
+def test_a_mask_takes_a_band_and_three_stretches():
+    widths, runs, edges = set(), set(), np.zeros((2, 2), bool)
+    for seed in range(300):
+        power = np.ones((40, 401), np.float32)
+        tracks.mask(power, Mix(), np.random.default_rng(seed))
+        bands, frames = (power == 0).all(1), (power == 0).all(0)
+        assert np.array_equal(power == 0, bands[:, None] | frames)
+        assert np.sum(np.diff(bands, prepend=False, append=False)) in (0, 2)  # one band
+        assert frames.sum() <= tracks.STRETCHES * (tracks.MASKED_FRAMES - 1)
+        widths.add(int(bands.sum()))
+        runs.add(int(np.sum(np.diff(frames, prepend=False, append=False)) / 2))
+        edges |= [bands[[0, -1]], frames[[0, -1]]]
+    assert widths == set(range(tracks.MASKED_MELS)) and edges.all()
+    assert {1, 2, tracks.STRETCHES} <= runs <= set(range(tracks.STRETCHES + 1))
+    untouched = np.ones((40, 401), np.float32)
+    tracks.mask(untouched, Mix(masked=False), np.random.default_rng(0))
+    assert untouched.all()
+
+
 def test_fragments_are_beginnings_and_ends_of_keywords(sources):
     """Of clips whose words rise, what lies on the track says which part it is."""
     rising = sources.clips.copy()

@@ -1,0 +1,113 @@
+"""Tables of what networks do on streams, a row a setting and mode, of results as `judging.result` reads them."""
+
+import numpy as np
+import pandas
+
+NOT_REACHED = "not reached"
+
+
+def clips_table(results: list[dict]) -> pandas.DataFrame:
+    """Misses on streams made of clips, in percent, at each rate of false accepts, and latency."""
+    rows = {}
+    for one in results:
+        row = {}
+        for rate, point in one["clips"]["at_rate"].items():
+            row[_rate_head(rate)] = NOT_REACHED
+            if point:
+                each = [100 * share for share in point["miss_rate_of_each"]]
+                row[_rate_head(rate)] = (
+                    f"{interval(point['miss_rate'], 100)}, {min(each):.1f} to {max(each):.1f}"
+                )
+        point = one["clips"]["at_rate"]["1.0"]
+        row["latency s"] = (
+            "{:.2f}, {:.2f}".format(*point["latency_s"]) if point and point["latency_s"] else ""
+        )
+        rows[_row_head(one)] = row
+    return pandas.DataFrame.from_dict(rows, orient="index")
+
+
+def against_offline_table(results: list[dict]) -> pandas.DataFrame:
+    """How many more of a hundred keywords streams miss than offline scoring of the same clips does at the
+    same rate of false accepts: all streams together, the best and the worst; and what offline misses."""
+    rows = {}
+    for one in results:
+        row = {}
+        for rate, point in one["clips"]["at_rate"].items():
+            row[_rate_head(rate)] = NOT_REACHED
+            if point:
+                more = 100 * (point["miss_rate"][0] - point["offline_miss_rate"])
+                each = 100 * np.subtract(point["miss_rate_of_each"], point["offline_miss_rate_of_each"])
+                row[_rate_head(rate)] = (
+                    f"{more:+.1f}, {min(each):+.1f} to {max(each):+.1f}; {100 * point['offline_miss_rate']:.1f}"
+                )
+        rows[_row_head(one)] = row
+    return pandas.DataFrame.from_dict(rows, orient="index")
+
+
+def speech_table(results: list[dict]) -> pandas.DataFrame:
+    """False accepts an hour of running speech at each share of misses; at 5 % over speakers too."""
+    rows = {}
+    for one in results:
+        row = {}
+        for share, point in one["speech"]["at_misses"].items():
+            row[f"{100 * float(share):g} % missed"] = speech_rate(one, share)
+            if share == "0.05":
+                row["over speakers"] = ends(point["over_speakers"]) if point else NOT_REACHED
+        rows[_row_head(one)] = row
+    return pandas.DataFrame.from_dict(rows, orient="index")
+
+
+def missed_table(results: list[dict]) -> pandas.DataFrame:
+    """Whose keywords are missed where at most 5 % of them are."""
+    rows = {}
+    for one in results:
+        point, row = one["speech"]["at_misses"]["0.05"], {"missed": NOT_REACHED}
+        if point:
+            of = point["missed_of_speakers"]
+            row = {"missed": str(point["misses"]), "keywords": str(point["words"])}
+            row |= {"speakers who say those missed": str(len(of)), "most by one": str(max(of, default=0))}
+        rows[_row_head(one)] = row
+    return pandas.DataFrame.from_dict(rows, orient="index").fillna("")
+
+
+def detector_table(results: list[dict]) -> pandas.DataFrame:
+    """Of the detector chosen beforehand: misses in percent, false accepts an hour of running speech, and
+    misses of keywords mixed into that speech, in percent."""
+    rows = {}
+    for one in results:
+        own = one["speech"]["chosen"]
+        row = {
+            "missed %": interval(own["miss_rate"], 100),
+            "false accepts an hour": interval(own["false_accepts_per_h"]),
+        }
+        for over_db, point in one["mixed"].items():
+            row[f"missed %, mixed in at {over_db} dB"] = (
+                f"{100 * point['miss_rate'][0]:.0f}" if point["miss_rate"] else ""
+            )
+        rows[_row_head(one)] = row
+    return pandas.DataFrame.from_dict(rows, orient="index")
+
+
+def speech_rate(one: dict, share: str) -> str:
+    """False accepts an hour of running speech where this share of keywords is missed, with interval."""
+    point = one["speech"]["at_misses"][share]
+    return interval(point["false_accepts_per_h"]) if point else NOT_REACHED
+
+
+def interval(values, times: float = 1, places: int = 1) -> str:
+    """A value with the ends of its interval, (3,): '7.9 [2.1, 20.2]'."""
+    value, low, high = (f"{times * v:.{places}f}" for v in values)
+    return f"{value} [{low}, {high}]"
+
+
+def ends(low_high: list[float | None]) -> str:
+    """What `events.at_misses_over` returns: '[2.0, -]', '-' where the share is not reached."""
+    return f"[{', '.join('-' if rate is None else f'{rate:.1f}' for rate in low_high)}]"
+
+
+def _row_head(one: dict) -> str:
+    return f"{one['setting']}, {one['mode']}"
+
+
+def _rate_head(rate: str) -> str:
+    return f"{float(rate):g} an hour"

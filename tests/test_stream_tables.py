@@ -1,0 +1,56 @@
+from kwslib import stream_tables
+
+
+def result(name, at_rate=None, at_misses=None, **others):
+    clips, speech = {"at_rate": at_rate}, {"at_misses": at_misses, **others.pop("speech", {})}
+    return {"setting": name, "mode": "window", "clips": clips, "speech": speech, **others}
+
+
+def test_an_end_that_is_not_reached_is_a_dash():
+    reached = {"false_accepts_per_h": [4.0, 1.0, 9.0], "over_speakers": [2.0, None]}
+    table = stream_tables.speech_table([result("a", at_misses={"0.05": reached, "0.1": None})])
+    assert dict(table.loc["a, window"]) == {
+        "5 % missed": "4.0 [1.0, 9.0]",
+        "over speakers": "[2.0, -]",
+        "10 % missed": "not reached",
+    }
+
+
+def test_misses_and_latency():
+    point = {"miss_rate": [0.15, 0.1, 0.2], "miss_rate_of_each": [0.1, 0.2], "latency_s": [-0.04, 0.3]}
+    late = result("a", {"0.5": None, "1.0": point})
+    none_hit = result("b", {"0.5": point, "1.0": point | {"latency_s": []}})
+    table = stream_tables.clips_table([late, none_hit, result("c", {"0.5": None, "1.0": None})])
+    words = "15.0 [10.0, 20.0], 10.0 to 20.0"
+    assert table.loc["a, window"].tolist() == ["not reached", words, "-0.04, 0.30"]
+    assert table.loc["b, window"].tolist() == [words, words, ""]
+    assert table.loc["c, window"].tolist() == ["not reached", "not reached", ""]
+
+
+def test_misses_against_offline_scoring():
+    point = {
+        "miss_rate": [0.15, 0.1, 0.2],
+        "miss_rate_of_each": [0.1, 0.2],
+        "offline_miss_rate": 0.125,
+        "offline_miss_rate_of_each": [0.12, 0.13],
+    }
+    row = stream_tables.against_offline_table([result("a", {"1.0": point, "0.5": None})]).loc["a, window"]
+    assert dict(row) == {"1 an hour": "+2.5, -2.0 to +7.0; 12.5", "0.5 an hour": "not reached"}
+
+
+def test_whose_keywords_are_missed():
+    point = {"misses": 5, "words": 100, "missed_of_speakers": [3, 1, 1]}
+    of = [point, point | {"misses": 0, "missed_of_speakers": []}, None]
+    table = stream_tables.missed_table(
+        [result(name, at_misses={"0.05": one}) for name, one in zip("abc", of, strict=True)]
+    )
+    assert table.loc["a, window"].tolist() == ["5", "100", "3", "3"]
+    assert table.loc["b, window"].tolist() == ["0", "100", "0", "0"]
+    assert table.loc["c, window"].tolist() == ["not reached", "", "", ""]
+
+
+def test_what_the_chosen_detector_does():
+    speech = {"chosen": {"miss_rate": [0.05, 0.02, 0.1], "false_accepts_per_h": [4.0, 1.0, 9.0]}}
+    mixed = {"20": {"miss_rate": [0.254, 0.2, 0.3]}, "5": {"miss_rate": []}}
+    row = stream_tables.detector_table([result("a", speech=speech, mixed=mixed)]).loc["a, window"]
+    assert row.tolist() == ["5.0 [2.0, 10.0]", "4.0 [1.0, 9.0]", "25", ""]
