@@ -7,7 +7,8 @@ NOT_REACHED = "not reached"
 
 
 def clips_table(results: list[dict]) -> pandas.DataFrame:
-    """Misses on streams made of clips, in percent, at each rate of false accepts, and latency."""
+    """Misses on streams made of clips, in percent, at each rate of false accepts, and latency; below, from the
+    best stream to the worst."""
     rows = {}
     for one in results:
         row = {}
@@ -16,7 +17,7 @@ def clips_table(results: list[dict]) -> pandas.DataFrame:
             if point:
                 each = [100 * share for share in point["miss_rate_of_each"]]
                 row[_rate_head(rate)] = (
-                    f"{interval(point['miss_rate'], 100)}, {min(each):.1f} to {max(each):.1f}"
+                    f"{interval(point['miss_rate'], 100)}\n{min(each):.1f} to {max(each):.1f}"
                 )
         point = one["clips"]["at_rate"]["1.0"]
         row["latency s"] = (
@@ -28,7 +29,7 @@ def clips_table(results: list[dict]) -> pandas.DataFrame:
 
 def against_offline_table(results: list[dict]) -> pandas.DataFrame:
     """How many more of a hundred keywords streams miss than offline scoring of the same clips does at the
-    same rate of false accepts: all streams together, the best and the worst; and what offline misses."""
+    same rate of false accepts, and what offline misses; below, from the best stream to the worst."""
     rows = {}
     for one in results:
         row = {}
@@ -38,7 +39,8 @@ def against_offline_table(results: list[dict]) -> pandas.DataFrame:
                 more = 100 * (point["miss_rate"][0] - point["offline_miss_rate"])
                 each = 100 * np.subtract(point["miss_rate_of_each"], point["offline_miss_rate_of_each"])
                 row[_rate_head(rate)] = (
-                    f"{more:+.1f}, {min(each):+.1f} to {max(each):+.1f}; {100 * point['offline_miss_rate']:.1f}"
+                    f"{more:+.1f} (offline {100 * point['offline_miss_rate']:.1f})\n"
+                    f"{min(each):+.1f} to {max(each):+.1f}"
                 )
         rows[_row_head(one)] = row
     return pandas.DataFrame.from_dict(rows, orient="index")
@@ -103,6 +105,11 @@ def interval(values, times: float = 1, places: int = 1) -> str:
 def ends(low_high: list[float | None]) -> str:
     """What `events.at_misses_over` returns: '[2.0, -]', '-' where the share is not reached."""
     return f"[{', '.join('-' if rate is None else f'{rate:.1f}' for rate in low_high)}]"
+
+
+def on_lines(table: pandas.DataFrame):
+    """A table whose cells have lines, as people should see it."""
+    return table.style.set_properties(**{"white-space": "pre"})
 
 
 def _row_head(one: dict) -> str:

@@ -21,10 +21,11 @@ def test_misses_and_latency():
     late = result("a", {"0.5": None, "1.0": point})
     none_hit = result("b", {"0.5": point, "1.0": point | {"latency_s": []}})
     table = stream_tables.clips_table([late, none_hit, result("c", {"0.5": None, "1.0": None})])
-    words = "15.0 [10.0, 20.0], 10.0 to 20.0"
+    words = "15.0 [10.0, 20.0]\n10.0 to 20.0"
     assert table.loc["a, window"].tolist() == ["not reached", words, "-0.04, 0.30"]
     assert table.loc["b, window"].tolist() == [words, words, ""]
     assert table.loc["c, window"].tolist() == ["not reached", "not reached", ""]
+    assert "white-space: pre" in stream_tables.on_lines(table).to_html()
 
 
 def test_misses_against_offline_scoring():
@@ -35,7 +36,7 @@ def test_misses_against_offline_scoring():
         "offline_miss_rate_of_each": [0.12, 0.13],
     }
     row = stream_tables.against_offline_table([result("a", {"1.0": point, "0.5": None})]).loc["a, window"]
-    assert dict(row) == {"1 an hour": "+2.5, -2.0 to +7.0; 12.5", "0.5 an hour": "not reached"}
+    assert dict(row) == {"1 an hour": "+2.5 (offline 12.5)\n-2.0 to +7.0", "0.5 an hour": "not reached"}
 
 
 def test_whose_keywords_are_missed():
