@@ -41,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("corpus", help="a corpus name or folder; running speech beside it is used")
     parser.add_argument("--run", required=True, help="a finished run of this corpus; checkpoints go there")
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=2, help="of every variant, default 2")
     parser.add_argument("--networks", nargs="+", default=["baseline", "student3"])
     parser.add_argument("--train-only", action="store_true", help="leave the judging to another call")
     parser.add_argument("--json", type=Path, help="where to write the result")
