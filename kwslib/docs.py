@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from . import metrics, published, runs
-from .stream_tables import ends, interval
+from .stream_tables import NOT_REACHED, ends, interval
 
 ROOT = Path(__file__).parent.parent
 SHARED, APART = "speech-commands-happy", "speech-commands-happy-speaker"  # the two committed runs
@@ -112,7 +112,7 @@ def on_streams() -> str:
                 cells += [
                     interval(point["miss_rate"], 100),
                     f"{100 * point['offline_miss_rate']:.1f}",
-                    _with_speakers(speech) if speech else "not reached",
+                    _with_speakers(speech) if speech else NOT_REACHED,
                 ]
             plateau = _result(SHARED, setting, mode)["plateau_s"]
             cells.append(f"{plateau['median']:.2f}, {plateau['longest']:.2f}" if mode == "carried" else "0")
@@ -144,7 +144,7 @@ def ablation() -> str:
     lines = [f"| network | trained on | 1 - AUC of clips | {' | '.join(heads)} |"]
     lines.append("|---|---|--:|" + "--:|" * len(ways))
     for row in found["rows"]:
-        rates = [interval(row[way]) if row[way] else "not reached" for way in ways]
+        rates = [interval(row[way]) if row[way] else NOT_REACHED for way in ways]
         variant = row["variant"] if row["variant"] == "clips alone" else f"+ {row['variant']}"
         lines.append(f"| {row['network']} | {variant} | {row['one_minus_auc']:.2e} | {' | '.join(rates)} |")
     return "\n".join(lines) + (

@@ -231,9 +231,8 @@ def at_misses_over(
     who says the keyword; neither holds the other.
     """
     draws = metrics.resampled(groups, replicates, seed)
-    times = np.stack(
-        [np.bincount(words, minlength=len(groups)) for words in draws]
-    )  # (replicates, words), how often each is drawn
+    # (replicates, words): how often each is drawn
+    times = np.stack([np.bincount(words, minlength=len(groups)) for words in draws])
     missed = 1 - np.array([o.hit for o in curve], float)
     rates = np.array([o.false_accepts / o.hours for o in curve])
     reached = times @ missed.T <= share * times.sum(1, keepdims=True) * (1 + 1e-12)

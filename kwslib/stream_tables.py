@@ -1,5 +1,7 @@
 """Tables of what networks do on streams, a row a setting and mode, of results as `judging.result` reads them."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas
 
@@ -9,85 +11,82 @@ NOT_REACHED = "not reached"
 def clips_table(results: list[dict]) -> pandas.DataFrame:
     """Misses on streams made of clips, in percent, at each rate of false accepts, and latency; below, from the
     best stream to the worst."""
-    rows = {}
-    for one in results:
-        row = {}
-        for rate, point in one["clips"]["at_rate"].items():
-            row[_rate_head(rate)] = NOT_REACHED
-            if point:
-                each = [100 * share for share in point["miss_rate_of_each"]]
-                row[_rate_head(rate)] = (
-                    f"{interval(point['miss_rate'], 100)}\n{min(each):.1f} to {max(each):.1f}"
-                )
-        point = one["clips"]["at_rate"]["1.0"]
-        row["latency s"] = (
-            "{:.2f}, {:.2f}".format(*point["latency_s"]) if point and point["latency_s"] else ""
-        )
-        rows[_row_head(one)] = row
-    return pandas.DataFrame.from_dict(rows, orient="index")
+
+    def misses(point: dict) -> str:
+        each = [100 * share for share in point["miss_rate_of_each"]]
+        return f"{interval(point['miss_rate'], 100)}\n{min(each):.1f} to {max(each):.1f}"
+
+    def row(one: dict) -> dict:
+        latency = (one["clips"]["at_rate"]["1.0"] or {}).get("latency_s")
+        return _at_rates(one, misses) | {"latency s": "{:.2f}, {:.2f}".format(*latency) if latency else ""}
+
+    return _table(results, row)
 
 
 def against_offline_table(results: list[dict]) -> pandas.DataFrame:
     """How many more of a hundred keywords streams miss than offline scoring of the same clips does at the
     same rate of false accepts, and what offline misses; below, from the best stream to the worst."""
-    rows = {}
-    for one in results:
-        row = {}
-        for rate, point in one["clips"]["at_rate"].items():
-            row[_rate_head(rate)] = NOT_REACHED
-            if point:
-                more = 100 * (point["miss_rate"][0] - point["offline_miss_rate"])
-                each = 100 * np.subtract(point["miss_rate_of_each"], point["offline_miss_rate_of_each"])
-                row[_rate_head(rate)] = (
-                    f"{more:+.1f} (offline {100 * point['offline_miss_rate']:.1f})\n"
-                    f"{min(each):+.1f} to {max(each):+.1f}"
-                )
-        rows[_row_head(one)] = row
-    return pandas.DataFrame.from_dict(rows, orient="index")
+
+    def more(point: dict) -> str:
+        offline = 100 * point["offline_miss_rate"]
+        each = 100 * np.subtract(point["miss_rate_of_each"], point["offline_miss_rate_of_each"])
+        return (
+            f"{100 * point['miss_rate'][0] - offline:+.1f} (offline {offline:.1f})\n"
+            f"{min(each):+.1f} to {max(each):+.1f}"
+        )
+
+    return _table(results, lambda one: _at_rates(one, more))
 
 
 def speech_table(results: list[dict]) -> pandas.DataFrame:
     """False accepts an hour of running speech at each share of misses; at 5 % over speakers too."""
-    rows = {}
-    for one in results:
-        row = {}
+
+    def row(one: dict) -> dict:
+        cells = {}
         for share, point in one["speech"]["at_misses"].items():
-            row[f"{100 * float(share):g} % missed"] = speech_rate(one, share)
+            cells[f"{100 * float(share):g} % missed"] = speech_rate(one, share)
             if share == "0.05":
-                row["over speakers"] = ends(point["over_speakers"]) if point else NOT_REACHED
-        rows[_row_head(one)] = row
-    return pandas.DataFrame.from_dict(rows, orient="index")
+                cells["over speakers"] = ends(point["over_speakers"]) if point else NOT_REACHED
+        return cells
+
+    return _table(results, row)
 
 
 def missed_table(results: list[dict]) -> pandas.DataFrame:
     """Whose keywords are missed where at most 5 % of them are."""
-    rows = {}
-    for one in results:
-        point, row = one["speech"]["at_misses"]["0.05"], {"missed": NOT_REACHED}
-        if point:
-            of = point["missed_of_speakers"]
-            row = {"missed": str(point["misses"]), "keywords": str(point["words"])}
-            row |= {"speakers who say those missed": str(len(of)), "most by one": str(max(of, default=0))}
-        rows[_row_head(one)] = row
-    return pandas.DataFrame.from_dict(rows, orient="index").fillna("")
+
+    def row(one: dict) -> dict:
+        point = one["speech"]["at_misses"]["0.05"]
+        if not point:
+            return {"missed": NOT_REACHED}
+        of = point["missed_of_speakers"]
+        return {
+            "missed": str(point["misses"]),
+            "keywords": str(point["words"]),
+            "speakers who say those missed": str(len(of)),
+            "most by one": str(max(of, default=0)),
+        }
+
+    return _table(results, row).fillna("")
 
 
 def detector_table(results: list[dict]) -> pandas.DataFrame:
     """Of the detector chosen beforehand: misses in percent, false accepts an hour of running speech, and
     misses of keywords mixed into that speech, in percent."""
-    rows = {}
-    for one in results:
+
+    def row(one: dict) -> dict:
         own = one["speech"]["chosen"]
-        row = {
+        return {
             "missed %": interval(own["miss_rate"], 100),
             "false accepts an hour": interval(own["false_accepts_per_h"]),
+        } | {
+            f"missed %, mixed in at {over_db} dB": f"{100 * point['miss_rate'][0]:.0f}"
+            if point["miss_rate"]
+            else ""
+            for over_db, point in one["mixed"].items()
         }
-        for over_db, point in one["mixed"].items():
-            row[f"missed %, mixed in at {over_db} dB"] = (
-                f"{100 * point['miss_rate'][0]:.0f}" if point["miss_rate"] else ""
-            )
-        rows[_row_head(one)] = row
-    return pandas.DataFrame.from_dict(rows, orient="index")
+
+    return _table(results, row)
 
 
 def speech_rate(one: dict, share: str) -> str:
@@ -112,9 +111,14 @@ def on_lines(table: pandas.DataFrame):
     return table.style.set_properties(**{"white-space": "pre"})
 
 
-def _row_head(one: dict) -> str:
-    return f"{one['setting']}, {one['mode']}"
+def _table(results: list[dict], row: Callable[[dict], dict]) -> pandas.DataFrame:
+    rows = {f"{one['setting']}, {one['mode']}": row(one) for one in results}
+    return pandas.DataFrame.from_dict(rows, orient="index")
 
 
-def _rate_head(rate: str) -> str:
-    return f"{float(rate):g} an hour"
+def _at_rates(one: dict, cell: Callable[[dict], str]) -> dict[str, str]:
+    """A cell for each rate of false accepts on streams made of clips."""
+    return {
+        f"{float(rate):g} an hour": cell(point) if point else NOT_REACHED
+        for rate, point in one["clips"]["at_rate"].items()
+    }
