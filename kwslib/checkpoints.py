@@ -19,6 +19,11 @@ from .architecture import CLASSES, Architecture
 
 FORMAT = "kwslib-1"
 SCALES = "scales"
+LONGEST, MOST_STEPS = (
+    1 << 17,
+    512,
+)  # samples of a clip, window or hop; steps of a clip: ten times ours or more
+LARGEST_SCALE = 1e36  # 128 times as much is still a float32
 
 
 class CheckpointError(ValueError):
@@ -72,16 +77,22 @@ def architecture_of(
     try:
         architecture = Architecture.from_json(metadata.get("architecture", ""))
         expected = shapes(architecture)
-    except (ValueError, TypeError, ArithmeticError) as error:
+    except (ValueError, TypeError, ArithmeticError, RecursionError) as error:
         raise CheckpointError(f"{path}: {error}") from None
     for name, value in asdict(architecture.front_end).items():
         if type(value) not in (int, float) or not value > 0:
             raise CheckpointError(f"{path}: {name} is {value!r}; it must be a number above 0")
+        if name.endswith("samples") and (type(value) is not int or value > LONGEST):
+            raise CheckpointError(f"{path}: {name} is {value!r}; it must be a whole number up to {LONGEST:,}")
+    if architecture.steps > MOST_STEPS:
+        raise CheckpointError(f"{path}: {architecture.steps:,} steps a clip; they must be up to {MOST_STEPS}")
     if arrays is not None:  # before anything is built: a description may ask for any amount of memory
         for name in sorted(expected.keys() | (arrays.keys() - {SCALES})):
             held = arrays[name].shape if name in arrays else None
             if held != expected.get(name):
                 raise CheckpointError(f"{path}: {name} is {held}, by its description {expected.get(name)}")
+            if not np.isfinite(arrays[name]).all():
+                raise CheckpointError(f"{path}: {name} holds values that are no numbers")
     return architecture
 
 
@@ -92,8 +103,9 @@ def detectors_of(metadata: dict[str, str], path: Path) -> dict[str, dict]:
         kept = json.loads(metadata.get("detectors", "{}"))
         names = {"threshold", "smoothing", "release", "refractory_s"}
         is_whole = all(set(values) == names for values in kept.values())
-        is_whole &= all(type(v) in (int, float) for values in kept.values() for v in values.values())
-    except (ValueError, AttributeError, TypeError):
+        values = [v for values in kept.values() for v in values.values()]
+        is_whole &= all(type(v) in (int, float) and abs(v) < 1e6 for v in values)
+    except (ValueError, AttributeError, TypeError, RecursionError):
         is_whole = False
     if not is_whole:
         raise CheckpointError(f"{path}: its detectors cannot be read")
@@ -118,7 +130,7 @@ def split_scales(arrays: dict[str, np.ndarray], path: Path) -> dict[str, np.ndar
     quantized = sorted(name for name, value in arrays.items() if value.dtype == np.int8)
     sizes = [len(arrays[name]) if arrays[name].ndim == 4 else 1 for name in quantized]
     scales = arrays.get(SCALES, np.zeros(0))
-    if scales.shape != (sum(sizes),) or not (np.isfinite(scales).all() and (scales > 0).all()):
+    if scales.shape != (sum(sizes),) or not ((scales > 0).all() and (scales < LARGEST_SCALE).all()):
         raise CheckpointError(f"{path}: its scales do not fit its {len(quantized)} int8 weights")
     return dict(zip(quantized, np.split(scales, np.cumsum(sizes)[:-1]), strict=True)) if quantized else {}
 

@@ -192,7 +192,8 @@ def promised_samples(path: Path) -> int:
     """Samples that a PCM WAV's header announces; libsndfile reads a cut-off one without complaint."""
     try:
         with wave.open(str(path)) as file:
-            return file.getnframes()
+            size = file.getnframes() * file.getnchannels() * file.getsampwidth()
+            return 0 if size >= 0x7FFF0000 else file.getnframes()  # such sizes stand for 'not known yet'
     except (wave.Error, EOFError):
         return 0
 

@@ -32,7 +32,8 @@ class Detector:
     def __post_init__(self):
         if not 0 <= self.threshold <= 1:
             raise ValueError(f"threshold is {self.threshold}; it must be from 0 to 1")
-        if not isinstance(self.smoothing, int) or self.smoothing < 1:
+        whole = isinstance(self.smoothing, int | np.integer) and not isinstance(self.smoothing, bool)
+        if not whole or self.smoothing < 1:
             raise ValueError(f"smoothing is {self.smoothing}; it must be a whole number of steps, at least 1")
         if not 0 <= self.release <= 1:
             raise ValueError(f"release is {self.release}; it must be from 0 to 1")
@@ -44,7 +45,9 @@ class Detector:
         if not len(probabilities):
             return np.zeros(0)
         padded = np.concatenate([np.zeros(self.smoothing - 1), probabilities])
-        sums = np.lib.stride_tricks.sliding_window_view(padded, self.smoothing).sum(axis=1)
+        sums = np.zeros(len(probabilities))
+        for first in range(self.smoothing):  # the oldest first, as `Listener` adds: equal to the last bit
+            sums += padded[first : first + len(sums)]
         return sums / np.minimum(np.arange(1, len(probabilities) + 1), self.smoothing)
 
     def find(self, times: np.ndarray, smoothed: np.ndarray) -> np.ndarray:
@@ -113,6 +116,7 @@ class Outcome:
     false_accepts: int
     hours: float
     latencies_s: tuple[float, ...]  # from each hit word's end to its detection
+    again: int = 0  # of the false accepts: those of a word that was detected already
 
     def __add__(self, other: "Outcome") -> "Outcome":
         return Outcome(
@@ -120,6 +124,7 @@ class Outcome:
             self.false_accepts + other.false_accepts,
             self.hours + other.hours,
             self.latencies_s + other.latencies_s,
+            self.again + other.again,
         )
 
     @property
@@ -145,6 +150,7 @@ class Outcome:
             "words": self.words,
             "misses": self.misses,
             "false_accepts": self.false_accepts,
+            "again": self.again,
             "hours": self.hours,
             "false_accepts_per_h": rate,  # value, low, high; likewise
             "miss_rate": miss,
@@ -157,13 +163,17 @@ def outcome(found_s: np.ndarray, words: np.ndarray, hours: float) -> Outcome:
     first detection of a word is its hit; a second one of the same word is a false accept."""
     found_s = np.asarray(found_s, float)
     true, hit, latencies = np.zeros(len(found_s), bool), [], []
+    of_a_word = np.zeros(len(found_s), bool)
     for begin, end in words:
-        near = np.flatnonzero((found_s >= begin) & (found_s <= end + TOLERANCE_S) & ~true)
+        within = (found_s >= begin) & (found_s <= end + TOLERANCE_S)
+        of_a_word |= within
+        near = np.flatnonzero(within & ~true)
         hit.append(len(near) > 0)
         if len(near):
             true[near[0]] = True
             latencies.append(float(found_s[near[0]] - end))
-    return Outcome(tuple(hit), int(np.sum(~true)), hours, tuple(latencies))
+    again = int(np.sum(of_a_word & ~true))
+    return Outcome(tuple(hit), int(np.sum(~true)), hours, tuple(latencies), again)
 
 
 def thresholds(smoothed: Iterable[np.ndarray], count: int = 100) -> np.ndarray:

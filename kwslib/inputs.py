@@ -4,7 +4,9 @@ Each gives (samples,) at 16 kHz a piece at a time, int16 or float32 from -1 to 1
 takes no more memory than a minute. What goes wrong is a `CorpusError` of one line.
 """
 
+import contextlib
 import math
+import os
 import queue
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,30 +16,54 @@ import numpy as np
 from .data import SAMPLE_RATE_HZ, CorpusError, promised_samples
 
 PIECE_S = 0.08  # of live audio: a step
+RATES_HZ = (1000, 768_000)  # of files
 _BLOCK = 1 << 16  # samples of a file at a time
+_HEADERS = (b"RIFF", b"RF64", b"FORM", b"fLaC", b"OggS", b"caff")
+_ARECORD = "arecord -q -f S16_LE -r 16000 -t raw | kws stream CHECKPOINT -"
 
 
 def from_file(path: Path, say) -> Iterator[np.ndarray]:
     """A recording of any rate and number of channels, as 16 kHz mono; `say` is told in a line if that
-    changes anything."""
+    changes anything. A recording that is cut off is an error, after what there is of it; of formats that
+    do not say how long they should be, none can tell."""
     import soundfile
 
-    if not Path(path).is_file():
+    path = Path(path)
+    if not path.is_file():
+        if path.exists():
+            raise CorpusError(
+                f"{path} is no file of audio; raw 16 kHz PCM16 can be piped in, with - as the file"
+            )
         raise CorpusError(f"no file {str(path)!r}")
+    heard_s = 0.0
     try:
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(os.fsencode(path)) as file:
+            rate_hz, is_mpeg = file.samplerate, file.subtype.startswith("MPEG")
+            if not RATES_HZ[0] <= rate_hz <= RATES_HZ[1]:
+                raise CorpusError(f"{path}: {rate_hz:,} Hz; it must be {RATES_HZ[0]:,} to {RATES_HZ[1]:,} Hz")
             if file.frames < promised_samples(path):
                 raise CorpusError(f"{path}: cut off: shorter than its header says")
+            if is_mpeg:
+                say(f"{path}: MP3 without an exact length may be heard in part; WAV or FLAC is sure")
             if file.channels > 1:
                 say(f"{path}: {file.channels} channels, mixed to one")
-            if file.samplerate != SAMPLE_RATE_HZ:
-                say(f"{path}: {file.samplerate:,} Hz, resampled to {SAMPLE_RATE_HZ:,} Hz")
-            is_plain = file.channels == 1 and file.samplerate == SAMPLE_RATE_HZ and file.subtype == "PCM_16"
-            blocks = file.blocks(_BLOCK, dtype="int16" if is_plain else "float32", always_2d=True)
-            mono = (block[:, 0] if is_plain else block.mean(axis=1) for block in blocks)
-            yield from mono if file.samplerate == SAMPLE_RATE_HZ else resampled(mono, file.samplerate)
+            if rate_hz != SAMPLE_RATE_HZ:
+                say(f"{path}: {rate_hz:,} Hz, resampled to {SAMPLE_RATE_HZ:,} Hz")
+            is_plain = file.channels == 1 and rate_hz == SAMPLE_RATE_HZ and file.subtype == "PCM_16"
+
+            def mono() -> Iterator[np.ndarray]:
+                nonlocal heard_s
+                # Not file.blocks: where a file holds less than it says, that gives the block before once more.
+                while len(block := file.read(_BLOCK, "int16" if is_plain else "float32", always_2d=True)):
+                    heard_s += len(block) / rate_hz
+                    yield block[:, 0] if is_plain else block.mean(axis=1)
+
+            yield from mono() if rate_hz == SAMPLE_RATE_HZ else resampled(mono(), rate_hz)
+            if file.seekable() and not is_mpeg and heard_s < file.frames / rate_hz - 1e-6:
+                raise CorpusError(f"{path}: cut off after {heard_s:.1f} of {file.frames / rate_hz:.1f} s")
     except (soundfile.SoundFileError, RuntimeError, OSError) as error:
-        raise CorpusError(f"{path}: not readable as audio ({type(error).__name__})") from None
+        where = f"damaged after {heard_s:.1f} s" if heard_s else "not readable as audio"
+        raise CorpusError(f"{path}: {where} ({type(error).__name__})") from None
 
 
 def resampled(pieces: Iterator[np.ndarray], rate_hz: int) -> Iterator[np.ndarray]:
@@ -66,13 +92,30 @@ def resampled(pieces: Iterator[np.ndarray], rate_hz: int) -> Iterator[np.ndarray
 
 
 def from_pcm(file) -> Iterator[np.ndarray]:
-    """Raw 16 kHz mono PCM16, little-endian, as it arrives on a binary file such as standard input."""
-    rest = b""
+    """Raw 16 kHz mono PCM16, little-endian, as it arrives on a binary file such as standard input. A terminal,
+    and a recording with a header, are refused."""
+    if file is None:
+        raise CorpusError("standard input is closed; pipe raw 16 kHz PCM16 in, or name a file")
+    if file.isatty():
+        raise CorpusError(f"standard input is a terminal; pipe audio in: {_ARECORD}")
+    with contextlib.suppress(OSError):  # a file without a descriptor; else one that may say 'nothing yet'
+        os.set_blocking(file.fileno(), True)
+    rest, begins = b"", True
     while piece := file.read1(2 * int(PIECE_S * SAMPLE_RATE_HZ)):
         piece = rest + piece
-        even = len(piece) // 2 * 2
+        if begins and len(piece) < 4:
+            rest = piece
+            continue
+        if begins and piece[:4] in _HEADERS:
+            kind = piece[:4].decode()
+            raise CorpusError(
+                f"standard input is a recording ({kind}), not raw 16 kHz PCM16; name it as a file"
+            )
+        even, begins = len(piece) // 2 * 2, False
         rest = piece[even:]
         yield np.frombuffer(piece[:even], dtype="<i2")
+    if begins and len(rest) >= 2:
+        yield np.frombuffer(rest[:2], dtype="<i2")
 
 
 def from_microphone(say) -> Iterator[np.ndarray]:
@@ -82,7 +125,7 @@ def from_microphone(say) -> Iterator[np.ndarray]:
     except (ImportError, OSError) as error:
         raise CorpusError(
             f"no microphone ({error}); install sounddevice (pip install 'kwslib[microphone]') and PortAudio, "
-            f"or pipe audio in: arecord -q -f S16_LE -r 16000 -t raw | kws stream CHECKPOINT -"
+            f"or pipe audio in: {_ARECORD}"
         ) from None
     arrived = queue.SimpleQueue()
 

@@ -21,9 +21,11 @@ from .streams import STREAMED, Streams
 
 MISSES = (0.02, 0.05, 0.10, 0.20)
 OVER_DB = (20.0, 10.0, 5.0)
+SPEECH_DB = -15.0  # by which speech is lowered before keywords are mixed in, so that hardly one is clipped
 PLATEAU_S = 0.3  # at most so much later than offline the probability should fall
 CHOICE_SEED = 1000  # of the stream that detectors are chosen on, none of those that are reported
-GRID = {"smoothing": (1, 2, 3, 5, 8), "release": (0.3, 0.6, 0.9), "refractory_s": (0.5, 1.0)}
+# With more than 5 steps many detections come later than `events.TOLERANCE_S`.
+GRID = {"smoothing": (1, 2, 3, 5), "release": (0.3, 0.6, 0.9), "refractory_s": (0.5, 1.0)}
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,8 @@ def judge(audio: Streams, chosen: dict[tuple[str, str], dict], plateaus: dict[st
     kind, speech = audio.speech
     of_speech, of_keywords = audio.hear(settings, speech), audio.hear(settings, audio.keywords.samples)
     source = audio.sources(audio.experiment.part)
-    mixed = {db: tracks.mixed_stream(speech, source, 0, db) for db in OVER_DB}
+    lowered = np.round(speech * 10 ** (SPEECH_DB / 20)).astype(np.int16)
+    mixed = {db: tracks.mixed_stream(lowered, source, 0, db) for db in OVER_DB}
     of_mixed = {db: audio.hear(settings, track.samples) for db, track in mixed.items()}
     for key in keys:
         detector = _detector(chosen[key])

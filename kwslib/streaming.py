@@ -49,11 +49,12 @@ class Stream:
 
     def __init__(self, architecture: Architecture, weights: dict[str, np.ndarray], mode: str = "carried"):
         self.architecture = a = architecture
-        if mode not in MODES:
-            raise ValueError(f"mode is {mode!r}; it must be {' or '.join(MODES)}")
+        _checked(mode)
         if a.steps < 2 or a.stride[1] > a.kernel[1]:
             raise ValueError("a stream needs two steps a clip, and a kernel at least as long as its stride")
-        self.mode, front_end = mode, a.front_end
+        self.mode, front_end, self._weights = mode, a.front_end, weights
+        if front_end.hop_samples > front_end.window_samples:
+            raise ValueError("a stream needs windows at least as long as their hop")
         windows = a.steps if mode == "window" else 1
         self._hann = front_end.window()
         self._filters = front_end.filters()
@@ -84,12 +85,21 @@ class Stream:
     @classmethod
     def load(cls, path: Path, mode: str = "carried") -> "Stream":
         """The stream of a checkpoint, or `CheckpointError`."""
+        _checked(mode)
         arrays, metadata = checkpoints.read(path)
         architecture = checkpoints.architecture_of(metadata, path, arrays)
         try:
             return cls(architecture, checkpoints.float_weights(arrays, path), mode)
         except KeyError as error:
             raise checkpoints.CheckpointError(f"{path}: {error} is neither float32 nor int8") from None
+        except ValueError as error:
+            raise checkpoints.CheckpointError(f"{path}: {error}") from None
+
+    def __reduce__(self):
+        return Stream, (self.architecture, self._weights, self.mode), self.state
+
+    def __setstate__(self, state: State) -> None:
+        self.state = state
 
     @property
     def latency_s(self) -> float:
@@ -105,7 +115,7 @@ class Stream:
     def reset(self) -> None:
         """Forgets everything heard; the next sample is at 0 s."""
         self._samples, self._began, self._heard = np.zeros(0, np.float32), 0, 0
-        self._kept, self._steps = 0, 0
+        self._kept, self._steps, self._is_over = 0, 0, False
         self._outputs[..., :-1] = 0
         for layer in self._gru:
             layer.hidden[:] = 0
@@ -133,20 +143,34 @@ class Stream:
 
     @state.setter
     def state(self, state: State) -> None:
-        hidden = np.stack([layer.hidden for layer in self._gru])
-        for name, ours in (("hidden", hidden), ("outputs", self._outputs[..., :-1])):
-            if np.shape(getattr(state, name)) != ours.shape:
+        a = self.architecture
+        kept = 0 if int(state.step) == 0 else a.kernel[1] - a.stride[1]
+        shapes = {
+            "samples": (np.size(state.samples),),
+            "frames": (kept, a.front_end.mels),
+            "hidden": (a.layers, *self._gru[0].hidden.shape),
+            "outputs": self._outputs[..., :-1].shape,
+        }
+        values = {name: np.array(getattr(state, name), np.float32) for name in shapes}
+        for name, shape in shapes.items():
+            if values[name].shape != shape:
                 raise ValueError(
                     f"not a state of a {self.mode} stream of this architecture: {name} is "
-                    f"{np.shape(getattr(state, name))}, not {ours.shape}"
+                    f"{values[name].shape}, not {shape}"
                 )
-        self._samples = np.array(state.samples, np.float32)
-        self._began, self._heard = int(state.began), int(state.heard)  # arrays after numpy.load
-        self._kept, self._steps = len(state.frames), int(state.step)
-        self._block[: self._kept] = state.frames
-        self._outputs[..., :-1] = state.outputs
-        for layer, kept in zip(self._gru, state.hidden, strict=True):
-            layer.hidden[:] = kept
+            if not np.isfinite(values[name]).all():
+                raise ValueError(f"not a state: {name} holds values that are no numbers")
+        began, heard, step = (
+            int(n) for n in (state.began, state.heard, state.step)
+        )  # arrays after numpy.load
+        if min(began, heard, step) < 0:
+            raise ValueError(f"not a state: began {began}, heard {heard}, step {step}; none may be negative")
+        self._samples, self._began, self._heard = values["samples"], began, heard
+        self._kept, self._steps, self._is_over = kept, step, False
+        self._block[:kept] = values["frames"]
+        self._outputs[..., :-1] = values["outputs"]
+        for layer, hidden in zip(self._gru, values["hidden"], strict=True):
+            layer.hidden[:] = hidden
 
     def feed(self, samples: np.ndarray) -> np.ndarray:
         """Hears (samples,) int16, or float from -1 to 1; any number of them, none included.
@@ -154,6 +178,7 @@ class Stream:
         Returns (steps, 2) float64: time in seconds from the stream's start of the step's last
         frame, and the probability of the keyword in the last second.
         """
+        self._goes_on()
         samples, half = _clean(samples), self.architecture.front_end.window_samples // 2
         waiting = self._heard <= half  # the start is reflected about sample 0: it takes half + 1
         self._heard += len(samples)
@@ -165,7 +190,8 @@ class Stream:
     def flush(self) -> np.ndarray:
         """Ends the stream: reflects its last half window, as offline framing does, and returns the
         steps that this completes. After it the stream must be reset, or skip to where it goes on."""
-        half = self.architecture.front_end.window_samples // 2
+        self._goes_on()
+        self._is_over, half = True, self.architecture.front_end.window_samples // 2
         if self._heard <= half:
             return np.zeros((0, 2))
         self._samples = np.concatenate((self._samples, self._samples[-2 : -half - 2 : -1]))
@@ -173,9 +199,15 @@ class Stream:
 
     def hear(self, samples: np.ndarray, chunk: int = 1280) -> np.ndarray:
         """A recording from a fresh start, `chunk` samples at a time: (steps, 2) as from `feed`."""
+        if chunk < 1:
+            raise ValueError(f"chunk is {chunk}; it must be at least 1 sample")
         self.reset()
         pieces = [self.feed(samples[start : start + chunk]) for start in range(0, len(samples), chunk)]
         return np.concatenate([*pieces, self.flush()])
+
+    def _goes_on(self) -> None:
+        if self._is_over:
+            raise ValueError("the stream was flushed; reset it, or skip to where it goes on")
 
     def _advance(self) -> np.ndarray:
         """Makes every step that the pending samples allow. Each step's arrays have the same shapes
@@ -196,7 +228,7 @@ class Stream:
             self._steps += 1
             self._block[:overlap] = self._block[stride:]
             self._kept = overlap
-        self._samples = samples[start:]
+        self._samples = samples[start:].copy()  # no view: it would keep all that was fed
         return np.array(rows) if rows else np.zeros((0, 2))
 
     def _time_s(self, step: int) -> float:
@@ -241,7 +273,7 @@ class Stream:
         energies = np.tanh(last @ self._attend) @ self._energy
         weights = np.exp(energies if self._is_small else energies - energies.max())
         logit, total = (weights @ (last @ self._classify)).tolist()
-        return 1 / (1 + math.exp(-logit / total)) if logit > -700 * total else 0.0
+        return 0.0 if logit <= -700 * total else 1 / (1 + math.exp(-logit / total))  # NaN stays NaN
 
 
 class _Layer:
@@ -318,10 +350,21 @@ def ready(path: Path, mode: str | None = None, **wanted) -> tuple[Stream, Detect
     where it has no detector for the mode, the default)."""
     _, metadata = checkpoints.read(path)
     kept = checkpoints.detectors_of(metadata, path)
+    try:
+        for name, values in kept.items():
+            Detector(**values), _checked(name)
+    except ValueError as error:
+        raise checkpoints.CheckpointError(f"{path}: its detectors cannot be used ({error})") from None
     mode = mode or next(iter(kept), "window")
     stream = Stream.load(path, mode)
     values = kept.get(mode, {}) | {name: value for name, value in wanted.items() if value is not None}
     return stream, Detector(**values)
+
+
+def _checked(mode: str) -> str:
+    if mode not in MODES:
+        raise ValueError(f"mode is {mode!r}; it must be {' or '.join(MODES)}")
+    return mode
 
 
 def _clean(samples: np.ndarray) -> np.ndarray:

@@ -31,6 +31,7 @@ class Plan:
 
     talk_minutes: float  # read by espeak-ng, to train on
     tracks: int  # made to train on; 64 KB each in memory
+    renewed: int  # of them, at every step of training
     hours: float  # of each of the streams made of clips
     seeds: int  # of them
     choose_hours: float  # of the stream that detectors are chosen on
@@ -38,9 +39,9 @@ class Plan:
 
 
 PLANS = {
-    "smoke": Plan(0.3, 24, 0.03, 2, 0.03, 0.3),
-    "quick": Plan(5, 2048, 0.2, 5, 0.25, 5),
-    "full": Plan(40, 16384, 3, 5, 2, 30),
+    "smoke": Plan(0.3, 24, 2, 0.03, 2, 0.03, 0.3),
+    "quick": Plan(5, 2048, 0, 0.2, 5, 0.25, 5),
+    "full": Plan(40, 16384, 4, 3, 5, 2, 30),
 }
 
 
@@ -131,8 +132,8 @@ class Streams:
         e, p = self.experiment, self.experiment.run.parameters
         if self._pool is None or (self._pool.mix, self._pool.seconds) != (share.mix, share.seconds):
             sources = self.sources("train", talk.read(p.keyword, "train", self.plan.talk_minutes))
-            a, count = ARCHITECTURES["baseline"], self.plan.tracks
-            self._pool = tasks.Pool(sources, share, a, count, p.seed, e.device)
+            a, plan = ARCHITECTURES["baseline"], self.plan
+            self._pool = tasks.Pool(sources, share, a, plan.tracks, plan.renewed, p.seed, e.device)
         return self._pool
 
     # Audio to judge on

@@ -117,11 +117,16 @@ class Share:
 
 
 class Pool:
-    """Training tracks, made when first drawn and drawn from ever after, which is much cheaper than new ones
-    at every step; the epoch that draws first takes so much longer.
+    """Training tracks to draw from, a few of them made anew at every step: much cheaper than new ones for
+    each step, and none is drawn so often that it is learned by heart.
 
     share: its mix and seconds; architecture: any with the front end, kernel and stride of the networks to be
-    trained; count: tracks, 64 KB each of 4 s; the same seed gives the same tracks.
+    trained; count: tracks, 64 KB each of 4 s; renewed: so many of them a step; the same seed gives the same
+    tracks.
+
+    Track n is made from (seed, n) alone, and at step s the pool holds `count` tracks from number s * renewed
+    on, so that training that goes on after a stop draws what it would have drawn. What is held is not made
+    again: the first step takes long, as does one far from the last.
     """
 
     def __init__(
@@ -130,39 +135,61 @@ class Pool:
         share: Share,
         architecture: Architecture,
         count: int,
+        renewed: int = 0,
         seed: int = 0,
         device: torch.device | str = "cpu",
     ):
         self.sources, self.mix, self.seconds = sources, share.mix, share.seconds
         self.architecture = architecture
-        self.count, self.seed, self.device = count, seed, device
+        self.count, self.renewed, self.seed, self.device = count, renewed, seed, device
+        self._held = np.full(count, -1)  # which track is in which row
 
-    def draw(self, count: int, draw: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mel power (count, mels, frames) of tracks drawn at random, and what to say at each of their windows
-        (count, windows)."""
-        power, wanted = self._made
-        rows = torch.from_numpy(draw.integers(self.count, size=count)).to(power.device)
+    def draw(self, step: int, count: int, draw: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mel power (count, mels, frames) of tracks drawn at random among those of a step, and what to say at
+        each of their windows (count, windows)."""
+        self._hold(step * self.renewed)
+        rows = torch.from_numpy(draw.integers(self.count, size=count)).to(self.device)
+        power, wanted = self._rows
         return power[rows], wanted[rows]
 
+    def _hold(self, first: int) -> None:
+        """Makes those of the `count` tracks from `first` on that are not held, in place of others."""
+        numbers = first + (np.arange(self.count) - first) % self.count
+        missing = np.flatnonzero(self._held != numbers)
+        for made, row in enumerate(missing, 1):
+            power, wanted = self._make(numbers[row])
+            self._rows[0][row], self._rows[1][row] = power, torch.from_numpy(wanted)
+            self._held[row] = numbers[row]
+            if made % 4096 == 0:
+                print(f"{made:,} of {len(missing):,} training tracks", file=sys.stderr, flush=True)
+
+    def _make(self, number: int) -> tuple[torch.Tensor, np.ndarray]:
+        """Mel power (mels, frames) of a track, and what to say (windows,)."""
+        a, samples = self.architecture, self._samples
+        generator = np.random.default_rng([self.seed, 29, number])
+        track, words, parts = tracks.training_track(self.sources, self.mix, samples, generator)
+        audio = torch.from_numpy(track)[None].to(self.device)
+        power = features.mel_power(audio, a.front_end)[0]
+        return power, tracks.targets(words, a, samples, parts)[a.steps - 1 :]
+
+    @property
+    def _samples(self) -> int:
+        return round(self.seconds * tracks.RATE_HZ)
+
     @functools.cached_property
-    def _made(self) -> tuple[torch.Tensor, torch.Tensor]:
-        a, samples = self.architecture, round(self.seconds * tracks.RATE_HZ)
-        generator = np.random.default_rng([self.seed, 29])
-        frames = samples // a.front_end.hop_samples + 1
-        power, wanted = torch.empty(self.count, a.front_end.mels, frames, device=self.device), []
-        for n in range(self.count):
-            track, words, parts = tracks.training_track(self.sources, self.mix, samples, generator)
-            audio = torch.from_numpy(track)[None].to(self.device)
-            power[n] = features.mel_power(audio, a.front_end)[0]
-            wanted.append(tracks.targets(words, a, samples, parts)[a.steps - 1 :])
-            if (n + 1) % 4096 == 0:
-                print(f"{n + 1:,} of {self.count:,} training tracks", file=sys.stderr, flush=True)
-        return power, torch.from_numpy(np.stack(wanted)).to(self.device)
+    def _rows(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where mel power (count, mels, frames) and what to say (count, windows) are held."""
+        a = self.architecture
+        frames = self._samples // a.front_end.hop_samples + 1
+        windows = len(tracks.targets(np.zeros((0, 2)), a, self._samples)) - a.steps + 1
+        power = torch.empty(self.count, a.front_end.mels, frames, device=self.device)
+        return power, torch.empty(self.count, windows, dtype=torch.int64, device=self.device)
 
     def add_to(self, digest) -> None:
         """Adds all that the tracks depend on to a digest, but for clips and recordings, which the digest of the
         features names, and the code that makes them."""
-        digest.update(repr((asdict(self.mix), self.seconds, self.count, self.seed)).encode())
+        made = (asdict(self.mix), self.seconds, self.count, self.renewed, self.seed)
+        digest.update(repr(made).encode())
         digest.update(self.architecture.to_json().encode())
         for name in ("spans", "keyword", "others", "talk"):
             digest.update(np.ascontiguousarray(getattr(self.sources, name)).tobytes())
@@ -195,12 +222,12 @@ class Tracks:
         state = None
         for step, positions in enumerate(self.clips.batches(recipe, self.share.clips, draw), first_step):
             of_clips = self.clips.loss(network, recipe, step, positions, generator)
-            of_tracks, state = self._loss(network, state, draw, recipe.masked_at(step))
+            of_tracks, state = self._loss(network, state, step, draw, recipe.masked_at(step))
             yield self.share.weight * of_tracks + (1 - self.share.weight) * of_clips
 
-    def _loss(self, network, state, draw, masked: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    def _loss(self, network, state, step, draw, masked: bool) -> tuple[torch.Tensor, torch.Tensor]:
         share, every = self.share, self.share.window_every
-        log_mels, wanted = self._batch(draw, masked)
+        log_mels, wanted = self._batch(step, draw, masked)
         carried, state = network.carried(log_mels, state)
         first = int(draw.integers(every))
         later = log_mels[:, :, first * network.architecture.stride[1] :]
@@ -216,10 +243,10 @@ class Tracks:
         loss = loss + share.agreement * distillation_loss(carried, windows.detach(), 1.0)
         return loss, state.detach()
 
-    def _batch(self, draw, masked: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    def _batch(self, step, draw, masked: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-mels (tracks, mels, frames), and what to say at each of their windows (tracks, windows)."""
         mix, front_end = self.share.mix, self.pool.architecture.front_end
-        power, wanted = self.pool.draw(self.share.tracks, draw)
+        power, wanted = self.pool.draw(step, self.share.tracks, draw)
         heard = [tracks.microphone(front_end.mels, mix, draw) for _ in range(len(power))]
         power *= torch.from_numpy(np.exp(heard))[..., None].to(power.device)
         if masked:

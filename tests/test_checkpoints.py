@@ -116,7 +116,26 @@ def test_weights_of_another_architecture_are_refused(good, sizes):
     assert_refused(good, LOADERS[1:])
 
 
-@pytest.mark.parametrize("front_end", [{"hop_samples": 0}, {"mels": "40"}])
+@pytest.mark.parametrize("name", ["classifier.bias", "gru.weight_hh_l1", "convolution.weight"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_no_numbers_are_refused(good, name, value):
+    arrays, metadata = checkpoints.read(good)
+    arrays[name].flat[0] = value
+    checkpoints.write(good, arrays, metadata)
+    assert_refused(good, (models.load, streaming.Stream.load))
+
+
+@pytest.mark.parametrize(
+    "front_end",
+    [
+        {"hop_samples": 0},
+        {"hop_samples": 160.0},
+        {"mels": "40"},
+        {"clip_samples": 10**9},
+        {"window_samples": 10**9},
+        {"clip_samples": 100_000, "hop_samples": 1},
+    ],
+)
 def test_an_impossible_front_end_is_refused(good, front_end):
     arrays, metadata = checkpoints.read(good)
     described = json.loads(metadata["architecture"])
@@ -129,7 +148,13 @@ def test_an_int8_file_must_hold_its_scales(tmp_path):
     path = tmp_path / "q.safetensors"
     quantization.save(path, quantization.quantize_dynamic(models.build(SMALL)))
     arrays, metadata = checkpoints.read(path)
-    for scales in (None, arrays["scales"][:-1], arrays["scales"] * 0, arrays["scales"] * np.nan):
+    for scales in (
+        None,
+        arrays["scales"][:-1],
+        arrays["scales"] * 0,
+        arrays["scales"] * np.nan,
+        arrays["scales"] * 1e300,
+    ):
         broken = {k: v for k, v in arrays.items() if k != "scales"}
         broken |= {} if scales is None else {"scales": scales}
         checkpoints.write(path, broken, metadata)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ import pytest
 import soundfile
 
 from kwslib import cli, models
-from kwslib.architecture import ARCHITECTURES
+from kwslib.architecture import ARCHITECTURES, FrontEnd
 
 
 def kws(*arguments, **more) -> subprocess.CompletedProcess:
@@ -109,6 +110,34 @@ def test_stream_resamples_and_mixes_and_says_so(checkpoint, noise, tmp_path):
     heard = kws("stream", checkpoint, tmp_path / "stereo.wav", "--threshold", 0, "--json")
     assert heard.returncode == 0 and heard.stdout.count(b"\n") == 1
     assert b"2 channels, mixed to one" in heard.stderr and b"32,000 Hz, resampled" in heard.stderr
+
+
+def test_stream_without_standard_error_still_prints(checkpoint, noise, tmp_path):
+    soundfile.write(tmp_path / "noise.wav", noise, 16000)
+    command = f'"{sys.executable}" -m kwslib.cli stream "$0" "$1" --threshold 0 2>&-'
+    heard = subprocess.run(
+        ["sh", "-c", command, str(checkpoint), str(tmp_path / "noise.wav")], capture_output=True, timeout=60
+    )
+    assert heard.returncode == 0 and heard.stdout.count(b"\n") == 1
+
+
+def test_an_interrupted_stream_says_that_it_is_not_whole(checkpoint):
+    """What was heard counts, the exit code is not 0."""
+    command = [sys.executable, "-m", "kwslib.cli", "stream", str(checkpoint), "-", "--threshold", "0"]
+    with subprocess.Popen(command, stdin=-1, stdout=-1, stderr=-1) as process:
+        process.stdin.write(bytes(64000))
+        process.stdin.flush()
+        assert b"probability" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+        assert b"1 detections in" in process.stderr.read()
+
+
+def test_a_network_for_another_rate_is_refused(tmp_path, noise):
+    size = ARCHITECTURES["student3"].with_sizes(front_end=FrontEnd(sample_rate_hz=8000))
+    models.save(tmp_path / "8k.safetensors", models.build(size))
+    refused = kws("stream", tmp_path / "8k.safetensors", "-", input=noise.tobytes())
+    assert refused.returncode == 2 and b"audio of 8,000 Hz" in refused.stderr
 
 
 def test_the_meter_shows_probability_and_threshold(capsys):

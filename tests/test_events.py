@@ -44,7 +44,7 @@ def test_smoothing_is_the_mean_of_what_there_is():
 
 @given(
     st.lists(st.sampled_from([0.0, 0.3, 0.5, 0.8, 1.0]), max_size=40),
-    st.sampled_from([1, 2, 3]),
+    st.sampled_from([1, 2, 3, 8, 17]),
     st.sampled_from([0.3, 0.6, 1.0]),
     st.sampled_from([0.0, 1.0, 2.5]),
     st.sets(st.integers(0, 40)),
@@ -56,6 +56,16 @@ def test_a_listener_finds_the_same_however_rows_come(said, smoothing, release, r
     for part in np.split(rows, sorted(p for p in places if p <= len(said))):
         heard += listener.hear(part)
     assert [time_s for time_s, _ in heard] == found(detector, said)
+
+
+@pytest.mark.parametrize("smoothing", [2, 5, 8, 16, np.int64(9)])
+def test_a_listener_s_means_are_the_detector_s_to_the_last_bit(smoothing):
+    detector, said = Detector(1.0, smoothing), np.random.default_rng(0).random(300)
+    listener, means = Listener(detector), []
+    for row in enumerate(said):
+        listener.hear(np.array([row]))
+        means.append(listener.mean)
+    assert means == detector.smoothed(said).tolist()
 
 
 @given(st.lists(st.floats(0, 1), max_size=60), st.floats(0, 3))
@@ -90,7 +100,7 @@ def test_detections_of_a_stream_include_its_flush():
 
 
 @pytest.mark.parametrize(
-    "name, value", [("threshold", 1.5), ("smoothing", 0), ("smoothing", 1.5), ("release", -1), ("refractory_s", -1)]
+    "name, value", [("threshold", 1.5), ("smoothing", 0), ("smoothing", 1.5), ("smoothing", True), ("release", -1), ("refractory_s", -1)]
 )  # fmt: skip
 def test_impossible_detectors_are_refused(name, value):
     with pytest.raises(ValueError, match=f"{name} is {value}"):
@@ -120,6 +130,14 @@ def test_outcomes_by_hand(at, misses, false_accepts, latencies):
     np.testing.assert_allclose(got.latencies_s, latencies, atol=1e-12)
 
 
+def test_a_word_detected_again_is_counted_as_that():
+    found = np.array([0.5, 1.2, 1.8, 5.2, 5.4, 5.9, 8.0])
+    got = outcome(found, WORDS, 0.5)
+    assert (got.misses, got.false_accepts, got.again) == (0, 5, 3)
+    close = np.array([[1.0, 1.4], [1.5, 1.9]])
+    assert outcome(np.array([1.6, 1.8]), close, 1.0).again == 0  # each has its own
+
+
 def test_words_close_together_have_a_detection_each():
     words = np.array([[1.0, 1.4], [1.5, 1.9]])
     assert outcome(np.array([1.6, 1.8]), words, 1.0).misses == 0  # both within reach of the first
@@ -127,13 +145,13 @@ def test_words_close_together_have_a_detection_each():
 
 
 def test_outcomes_add_up():
-    both = Outcome((True, False), 3, 0.5, (0.1,)) + Outcome((True,) * 2, 1, 1.5, (0.2, 0.3))
-    assert both == Outcome((True, False, True, True), 4, 2.0, (0.1, 0.2, 0.3))
+    both = Outcome((True, False), 3, 0.5, (0.1,), 2) + Outcome((True,) * 2, 1, 1.5, (0.2, 0.3), 1)
+    assert both == Outcome((True, False, True, True), 4, 2.0, (0.1, 0.2, 0.3), 3)
     assert (both.words, both.misses) == (4, 1)
     written = both.to_json()
     assert written["false_accepts_per_h"] == [2.0, *metrics.poisson_interval(4, 2.0)]
     assert written["miss_rate"] == [1 / 4, *metrics.binomial_interval(1, 4)]
-    assert written["latency_s"][0] == pytest.approx(0.2)
+    assert written["latency_s"][0] == pytest.approx(0.2) and written["again"] == 3
 
 
 def test_an_outcome_without_exposure_states_no_rate():

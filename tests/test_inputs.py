@@ -1,5 +1,8 @@
 import io
+import os
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -76,6 +79,93 @@ def test_what_cannot_be_heard_is_one_line(tmp_path, audio, said):
     (tmp_path / "c.wav").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(CorpusError, match="cut off"):
         heard(tmp_path / "c.wav", said)
+
+
+def test_what_a_file_lacks_is_not_made_up(tmp_path, audio, said):
+    """An MP3 without its length in the header, cut in half: libsndfile estimates too many frames."""
+    soundfile.write(tmp_path / "a.mp3", audio, 16000)
+    whole = (tmp_path / "a.mp3").read_bytes()
+    (tmp_path / "half.mp3").write_bytes(whole[: len(whole) // 2])
+    with soundfile.SoundFile(tmp_path / "half.mp3") as file:
+        there = file.read(dtype="float32")
+    assert 60000 < len(there) < 100000
+    found = heard(tmp_path / "half.mp3", said)
+    assert len(found) == len(there) and "MP3" in said[0]
+    np.testing.assert_array_equal(found[:60000], there[:60000])  # the last frame is cut through
+
+
+def test_a_damaged_file_is_heard_as_far_as_it_goes(tmp_path, audio, said):
+    soundfile.write(tmp_path / "a.flac", audio, 16000)
+    whole = (tmp_path / "a.flac").read_bytes()
+    (tmp_path / "a.flac").write_bytes(whole[: len(whole) * 3 // 4])
+    there, pieces = [], inputs.from_file(tmp_path / "a.flac", said.append)
+    with pytest.raises(CorpusError, match=r"a\.flac: (damaged|cut off) after [4-7]\.\d"):
+        there.extend(pieces)
+    there = np.concatenate(there)
+    assert len(there) > 60000
+    np.testing.assert_allclose(there / 32768, audio[: len(there)], atol=1e-4)
+
+
+@pytest.mark.parametrize("subtype", ["GSM610", "ULAW", "IMA_ADPCM"])
+def test_formats_without_a_place_to_seek_are_heard(tmp_path, audio, said, subtype):
+    soundfile.write(tmp_path / "a.wav", audio, 16000, subtype=subtype)
+    assert 160000 <= len(heard(tmp_path / "a.wav", said)) < 161000
+
+
+@pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFF000])
+def test_a_header_that_was_never_closed_promises_nothing(tmp_path, audio, said, size):
+    samples = np.round(audio * 32767).astype(np.int16)
+    soundfile.write(tmp_path / "a.wav", samples, 16000)
+    content = bytearray((tmp_path / "a.wav").read_bytes())
+    at = content.index(b"data") + 4
+    content[at : at + 4] = size.to_bytes(4, "little")
+    (tmp_path / "a.wav").write_bytes(content)
+    assert np.array_equal(heard(tmp_path / "a.wav", said), samples)
+
+
+def test_odd_names_and_no_files(tmp_path, audio, said):
+    name = os.fsdecode(b"b\xff d.wav")
+    soundfile.write(tmp_path / "a.wav", audio, 16000)
+    (tmp_path / "a.wav").rename(tmp_path / name)
+    assert len(heard(tmp_path / name, said)) == 160000
+    with pytest.raises(CorpusError, match="is no file of audio"):
+        heard(tmp_path, said)
+
+
+def test_a_rate_that_cannot_be_is_refused_at_once(tmp_path, audio, said):
+    soundfile.write(tmp_path / "a.wav", audio, 16000)
+    content = bytearray((tmp_path / "a.wav").read_bytes())
+    content[24:28] = (20_000_003).to_bytes(4, "little")
+    (tmp_path / "a.wav").write_bytes(content)
+    with pytest.raises(CorpusError, match="20,000,003 Hz; it must be"):
+        heard(tmp_path / "a.wav", said)
+
+
+def test_what_is_no_raw_audio_is_refused(tmp_path, audio):
+    soundfile.write(tmp_path / "a.flac", audio, 16000)
+    with pytest.raises(CorpusError, match=r"a recording \(fLaC\), not raw"):
+        list(inputs.from_pcm(io.BytesIO((tmp_path / "a.flac").read_bytes())))
+    with pytest.raises(CorpusError, match="standard input is closed"):
+        list(inputs.from_pcm(None))
+    for few in (b"", b"a", b"ab", b"abc"):
+        assert sum(map(len, inputs.from_pcm(io.BytesIO(few)))) == len(few) // 2
+
+
+def test_a_pipe_that_has_nothing_yet_is_waited_for():
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+
+    def write():
+        for _ in range(3):
+            time.sleep(0.1)
+            os.write(writing, bytes(3200))
+        os.close(writing)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    with open(reading, "rb") as file:
+        assert sum(map(len, inputs.from_pcm(file))) == 4800
+    thread.join()
 
 
 def test_pcm_comes_whole_however_it_is_read():

@@ -74,8 +74,8 @@ def test_results_state_counts_rates_and_exposure(audio, judged):
         stream_tables.clips_table,
         stream_tables.against_offline_table,
         stream_tables.speech_table,
-        stream_tables.missed_table,
         stream_tables.detector_table,
+        stream_tables.mixed_table,
     )
     assert all(table(results).shape[0] == 4 for table in tables)
     speech = stream_tables.speech_table(results)

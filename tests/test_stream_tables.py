@@ -7,10 +7,10 @@ def result(name, at_rate=None, at_misses=None, **others):
 
 
 def test_an_end_that_is_not_reached_is_a_dash():
-    reached = {"false_accepts_per_h": [4.0, 1.0, 9.0], "over_speakers": [2.0, None]}
+    reached = {"false_accepts": 2, "false_accepts_per_h": [4.0, 1.0, 9.0], "over_speakers": [2.0, None]}
     table = stream_tables.speech_table([result("a", at_misses={"0.05": reached, "0.1": None})])
     assert dict(table.loc["a, window"]) == {
-        "5 % missed": "4.0 [1.0, 9.0]",
+        "5 % missed": "4.0 [1.0, 9.0]\n2 counted",
         "over speakers": "[2.0, -]",
         "10 % missed": "not reached",
     }
@@ -39,19 +39,21 @@ def test_misses_against_offline_scoring():
     assert dict(row) == {"1 an hour": "+2.5 (offline 12.5)\n-2.0 to +7.0", "0.5 an hour": "not reached"}
 
 
-def test_whose_keywords_are_missed():
-    point = {"misses": 5, "words": 100, "missed_of_speakers": [3, 1, 1]}
-    of = [point, point | {"misses": 0, "missed_of_speakers": []}, None]
-    table = stream_tables.missed_table(
-        [result(name, at_misses={"0.05": one}) for name, one in zip("abc", of, strict=True)]
-    )
-    assert table.loc["a, window"].tolist() == ["5", "100", "3", "3"]
-    assert table.loc["b, window"].tolist() == ["0", "100", "0", "0"]
-    assert table.loc["c, window"].tolist() == ["not reached", "", "", ""]
-
-
 def test_what_the_chosen_detector_does():
-    speech = {"chosen": {"miss_rate": [0.05, 0.02, 0.1], "false_accepts_per_h": [4.0, 1.0, 9.0]}}
+    clips = {"miss_rate": [0.1, 0.05, 0.2], "false_accepts_per_h": [2.0, 1.5, 3.0], "again": 3}
+    speech = {"miss_rate": [0.05, 0.02, 0.1], "false_accepts_per_h": [4.0, 1.0, 9.0]}
+    one = {"setting": "a", "mode": "window", "clips": {"chosen": clips}, "speech": {"chosen": speech}}
+    row = stream_tables.detector_table([one]).loc["a, window"]
+    assert dict(row) == {
+        ("hours of clips", "missed %"): "10.0 [5.0, 20.0]",
+        ("hours of clips", "false accepts an hour"): "2.0 [1.5, 3.0]",
+        ("hours of clips", "a word again"): "3",
+        ("between two words", "missed %"): "5.0 [2.0, 10.0]",
+        ("running speech", "false accepts an hour"): "4.0 [1.0, 9.0]",
+    }
+
+
+def test_what_is_missed_in_speech():
     mixed = {"20": {"miss_rate": [0.254, 0.2, 0.3]}, "5": {"miss_rate": []}}
-    row = stream_tables.detector_table([result("a", speech=speech, mixed=mixed)]).loc["a, window"]
-    assert row.tolist() == ["5.0 [2.0, 10.0]", "4.0 [1.0, 9.0]", "25", ""]
+    row = stream_tables.mixed_table([result("a", mixed=mixed)]).loc["a, window"]
+    assert dict(row) == {"20 dB above the speech": "25.4 [20.0, 30.0]", "5 dB above the speech": ""}

@@ -1,3 +1,6 @@
+import copy
+import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -199,6 +202,46 @@ def test_a_saved_state_goes_on_where_it_was(network, stream, waveform, tmp_path,
     assert np.array_equal(np.concatenate([other.feed(waveform[samples:]), other.flush()]), rest)
 
 
+def test_a_copy_is_a_stream_of_its_own(network, stream, waveform):
+    stream.feed(waveform[:9999])
+    copies = [copy.copy(stream), copy.deepcopy(stream), pickle.loads(pickle.dumps(stream))]
+    rest = heard(stream, [waveform[9999:]])
+    for each in copies:
+        assert np.array_equal(heard(each, [waveform[9999:]]), rest)
+        assert np.array_equal(each.hear(waveform), stream.hear(waveform))
+
+
+@pytest.mark.parametrize(
+    "name, change",
+    [
+        ("frames", lambda frames: frames[:-1]),
+        ("frames", lambda frames: frames[:, :1]),
+        ("samples", lambda samples: np.stack([samples, samples])),
+        ("samples", lambda samples: None),
+        ("hidden", lambda hidden: hidden * np.nan),
+        ("outputs", lambda outputs: outputs + np.inf),
+        ("step", lambda step: -1),
+        ("heard", lambda heard: -5),
+    ],
+)
+def test_a_damaged_state_is_refused_and_changes_nothing(stream, waveform, name, change):
+    stream.feed(waveform[:9999])
+    before, damaged = stream.state, stream.state
+    setattr(damaged, name, change(getattr(damaged, name)))
+    with pytest.raises(ValueError, match=r"not a state"):
+        stream.state = damaged
+    assert all(np.array_equal(value, vars(stream.state)[name]) for name, value in vars(before).items())
+
+
+def test_after_flush_a_stream_waits_for_reset_or_skip(stream, waveform):
+    stream.hear(waveform)
+    for go_on in (stream.flush, lambda: stream.feed(waveform)):
+        with pytest.raises(ValueError, match=r"flushed; reset it, or skip"):
+            go_on()
+    stream.skip(0)
+    assert len(stream.feed(waveform))
+
+
 def test_a_state_of_another_stream_is_refused(network, stream):
     size = ARCHITECTURES["student1"]
     other = Stream(size, {n: p.detach().numpy() for n, p in models.build(size).named_parameters()})
@@ -227,6 +270,7 @@ def test_after_a_gap_a_stream_starts_afresh_at_the_right_time(network, stream, w
 
 def test_reset_forgets_everything(stream, waveform):
     first = stream.hear(waveform)
+    stream.reset()
     stream.feed(waveform[:5555])
     assert np.array_equal(stream.hear(waveform), first)
 
@@ -352,13 +396,33 @@ def test_the_last_minute_is_that_of_a_fresh_engine(network, stream, recording):
     assert np.abs(later[-20:, 1] - fresh[-20:, 1]).max() < 1e-6
 
 
+def test_hops_longer_than_windows_are_refused():
+    size = Architecture(channels=2, hidden=4, front_end=FrontEnd(window_samples=400, hop_samples=500))
+    weights = {n: p.detach().numpy() for n, p in models.build(size).named_parameters()}
+    with pytest.raises(ValueError, match="windows at least as long as their hop"):
+        Stream(size, weights)
+
+
+def test_a_piece_has_at_least_a_sample(stream, waveform):
+    for chunk in (0, -1):
+        with pytest.raises(ValueError, match=f"chunk is {chunk}"):
+            stream.hear(waveform, chunk)
+
+
+def test_a_stream_keeps_no_more_than_it_needs(stream):
+    stream.feed(np.zeros(1_000_000, np.float32))
+    assert stream._samples.base is None and len(stream._samples) < 2000
+
+
 @pytest.mark.parametrize(
     "detectors",
     [
+        "[" * 200000,
         "no json",
         '{"window": 3}',
         '{"window": {"threshold": 0.5}}',
         "[1]",
+        '{"window": {"threshold": 0.5, "smoothing": 1, "release": 1, "refractory_s": 1e400}}',
         '{"window": {"threshold": "a", "smoothing": 1, "release": 1, "refractory_s": 1}}',
     ],
 )
@@ -367,4 +431,14 @@ def test_damaged_detectors_are_an_error_of_one_line(tmp_path, detectors):
     arrays, metadata = checkpoints.read(tmp_path / "c.safetensors")
     checkpoints.write(tmp_path / "c.safetensors", arrays, metadata | {"detectors": detectors})
     with pytest.raises(checkpoints.CheckpointError, match="detectors cannot be read"):
+        ready(tmp_path / "c.safetensors")
+
+
+@pytest.mark.parametrize("mode, threshold", [("window", 2), ("both", 0.5)])
+def test_impossible_detectors_name_their_file(tmp_path, mode, threshold):
+    models.save(tmp_path / "c.safetensors", models.build(ARCHITECTURES["student3"]))
+    arrays, metadata = checkpoints.read(tmp_path / "c.safetensors")
+    detectors = {mode: {"threshold": threshold, "smoothing": 3, "release": 0.5, "refractory_s": 1}}
+    checkpoints.write(tmp_path / "c.safetensors", arrays, metadata | {"detectors": json.dumps(detectors)})
+    with pytest.raises(checkpoints.CheckpointError, match=r"c\.safetensors: its detectors cannot be used"):
         ready(tmp_path / "c.safetensors")

@@ -16,8 +16,8 @@ SHORT = Recipe(epochs=2, epoch_steps=3, batch_size=8)
 FEW = tasks.Share(clips=8, tracks=3, seconds=2.0)
 
 
-def pool(sources, share=FEW, count=12, seed=0):
-    return tasks.Pool(sources, share, SMALL, count, seed)
+def pool(sources, share=FEW, count=12, renewed=0, seed=0):
+    return tasks.Pool(sources, share, SMALL, count, renewed, seed)
 
 
 @pytest.fixture
@@ -139,9 +139,9 @@ def test_the_loss_of_tracks_by_hand(clips, sources):
     network, teacher = models.build(SMALL, 0).eval(), models.build(SMALL, 1).eval()
     share = replace(FEW, window_every=3, agreement=0.7, temperature=3.0)
     task = tasks.Tracks(clips, pool(sources), share, teacher)
-    loss, _ = task._loss(network, None, np.random.default_rng(5), masked=True)
+    loss, _ = task._loss(network, None, 0, np.random.default_rng(5), masked=True)
     draw = np.random.default_rng(5)
-    log_mels, wanted = task._batch(draw, masked=True)
+    log_mels, wanted = task._batch(0, draw, masked=True)
     first, a = int(draw.integers(3)), SMALL
     frames = (a.steps - 1) * a.stride[1] + a.kernel[1]
     starts = range(a.stride[1] * first, log_mels.shape[2] - frames + 1, 3 * a.stride[1])
@@ -156,7 +156,7 @@ def test_the_loss_of_tracks_by_hand(clips, sources):
     assert agreed > 1e-5
     assert loss.item() == pytest.approx(((labels + taught) / 2 + 0.7 * agreed).item(), rel=1e-4)
     alone = tasks.Tracks(clips, pool(sources), share)
-    alone, _ = alone._loss(network, None, np.random.default_rng(5), masked=True)
+    alone, _ = alone._loss(network, None, 0, np.random.default_rng(5), masked=True)
     assert alone.item() == pytest.approx((labels + 0.7 * agreed).item(), rel=1e-4)
 
 
@@ -173,7 +173,7 @@ def test_windows_are_not_asked_to_say_what_carried_says(clips, sources):
     for share in shares:
         network.zero_grad()
         task = tasks.Tracks(clips, pool(sources), share)
-        loss, _ = task._loss(network, None, np.random.default_rng(5), masked=True)
+        loss, _ = task._loss(network, None, 0, np.random.default_rng(5), masked=True)
         loss.backward()
         grads.append(network.classifier.weight.grad.clone())
     assert torch.equal(*grads)
@@ -192,6 +192,7 @@ def test_what_tracks_are_made_of_is_in_their_digest(clips, sources):
         digest(teacher=models.build(SMALL, 1)),
         digest(sources=replace(sources, talk=sources.talk[:-1])),
         digest(count=13),
+        digest(renewed=1),
         digest(seed=1),
     ]
     assert len({base, *others}) == 1 + len(others)
@@ -199,41 +200,64 @@ def test_what_tracks_are_made_of_is_in_their_digest(clips, sources):
 
 def test_a_pool_holds_the_tracks_of_its_seed_and_what_to_say_on_them(sources):
     made = pool(sources, count=3)
-    power, wanted = made.draw(40, np.random.default_rng(0))
-    generator, found = np.random.default_rng([0, 29]), 0
-    for _ in range(3):
-        track, words, parts = tracks.training_track(sources, FEW.mix, 32000, generator)
-        there = tracks_power(track)
-        rows = [n for n in range(40) if torch.equal(power[n], there)]
-        assert 3 < len(rows) < 30  # a third each
-        found += len(rows)
-        asked = tracks.targets(words, SMALL, 32000, parts)[SMALL.steps - 1 :]
-        assert all(wanted[n].tolist() == asked.tolist() for n in rows)
-    assert found == 40
-    assert torch.equal(power, pool(sources, count=3).draw(40, np.random.default_rng(0))[0])
-    assert not torch.equal(power, pool(sources, count=3, seed=1).draw(40, np.random.default_rng(0))[0])
+    power, wanted = made.draw(7, 40, np.random.default_rng(0))
+    rows = [which(track, wanted[n], sources) for n, track in enumerate(power)]
+    assert set(rows) == {0, 1, 2} and min(rows.count(n) for n in range(3)) > 3  # a third each
+    assert torch.equal(power, pool(sources, count=3).draw(0, 40, np.random.default_rng(0))[0])
+    assert not torch.equal(power, pool(sources, count=3, seed=1).draw(0, 40, np.random.default_rng(0))[0])
 
 
-def tracks_power(track):
-    return features.mel_power(torch.from_numpy(track)[None], SMALL.front_end)[0]
+def test_some_of_a_pool_are_made_anew_at_every_step(sources, monkeypatch):
+    made, track = [], tracks.training_track
+    monkeypatch.setattr(tracks, "training_track", lambda *of: made.append(1) or track(*of))
+    held = pool(sources, count=5, renewed=2)
+
+    def drawn(held, step):
+        power, wanted = held.draw(step, 60, np.random.default_rng(0))
+        return {which(*drawn, sources) for drawn in zip(power, wanted, strict=True)}
+
+    for step in range(4):
+        before = len(made)
+        held.draw(step, 60, np.random.default_rng(0))
+        assert len(made) - before == (2 if step else 5)
+        assert drawn(held, step) == set(range(2 * step, 2 * step + 5))
+    assert drawn(held, 0) == set(range(5))  # another network begins
+    late = pool(sources, count=5, renewed=2)
+    for ours, theirs in zip(
+        held.draw(3, 9, np.random.default_rng(1)), late.draw(3, 9, np.random.default_rng(1)), strict=True
+    ):
+        assert torch.equal(ours, theirs)  # whatever was held before: what a stopped run goes on with
+
+
+def which(power, wanted, sources):
+    """The number of a track (mels, frames) of seed 0, on which `wanted` is asked."""
+    for number in range(12):
+        track, words, parts = tracks.training_track(
+            sources, FEW.mix, 32000, np.random.default_rng([0, 29, number])
+        )
+        there = features.mel_power(torch.from_numpy(track)[None], SMALL.front_end)[0]
+        if torch.equal(power, there):
+            assert wanted.tolist() == tracks.targets(words, SMALL, 32000, parts)[SMALL.steps - 1 :].tolist()
+            return number
+    raise AssertionError("no track of this seed")
 
 
 def test_tracks_are_masked_where_asked_and_stay_whole_in_the_pool(clips, sources):
     task, floor = tasks.Tracks(clips, pool(sources), FEW), np.log(SMALL.front_end.floor)
-    whole = task.pool.draw(12, np.random.default_rng(1))[0]
-    masked, _ = task._batch(np.random.default_rng(0), masked=True)
-    plain, _ = task._batch(np.random.default_rng(0), masked=False)
+    whole = task.pool.draw(0, 12, np.random.default_rng(1))[0]
+    masked, _ = task._batch(0, np.random.default_rng(0), masked=True)
+    plain, _ = task._batch(0, np.random.default_rng(0), masked=False)
     gone = masked < floor + 1e-3
     assert gone.any(dim=(1, 2)).all() and not (plain < floor + 1e-3).any()
     torch.testing.assert_close(masked[~gone], plain[~gone])
     assert not torch.equal(gone[0], gone[1])  # each track's own
-    assert torch.equal(whole, task.pool.draw(12, np.random.default_rng(1))[0])
+    assert torch.equal(whole, task.pool.draw(0, 12, np.random.default_rng(1))[0])
 
 
 def test_a_track_drawn_again_is_heard_through_another_microphone(clips, sources):
     def differences(share):
         task = tasks.Tracks(clips, pool(sources, share, count=1), share)
-        log_mels, wanted = task._batch(np.random.default_rng(0), masked=False)
+        log_mels, wanted = task._batch(0, np.random.default_rng(0), masked=False)
         assert torch.equal(wanted[0], wanted[1])
         return log_mels[0] - log_mels[1]
 
@@ -247,13 +271,15 @@ def test_the_last_steps_see_whole_tracks(clips, sources, monkeypatch):
     asked = []
     task = tasks.Tracks(clips, pool(sources), FEW)
     batch = task._batch
-    monkeypatch.setattr(task, "_batch", lambda draw, masked: asked.append(masked) or batch(draw, masked))
+    monkeypatch.setattr(
+        task, "_batch", lambda step, draw, masked: asked.append((step, masked)) or batch(step, draw, masked)
+    )
     network = training.Centred(models.build(SMALL, 0))
     recipe = replace(SHORT, epoch_steps=4, unmasked=0.25)
     for epoch in range(recipe.epochs):
         generator = torch.Generator().manual_seed(0)
         list(task.losses(network, recipe, 4 * epoch, np.random.default_rng(0), generator))
-    assert asked == [True] * 6 + [False] * 2
+    assert asked == [(step, step < 6) for step in range(8)]
 
 
 def test_step_loss_by_hand():
