@@ -5,7 +5,6 @@ takes no more memory than a minute. What goes wrong is a `CorpusError` of one li
 """
 
 import contextlib
-import math
 import os
 import queue
 from collections.abc import Iterator
@@ -67,28 +66,13 @@ def from_file(path: Path, say) -> Iterator[np.ndarray]:
 
 
 def resampled(pieces: Iterator[np.ndarray], rate_hz: int) -> Iterator[np.ndarray]:
-    """Pieces of any size at a rate -> at 16 kHz, as if resampled whole (SciPy's polyphase filter): each
-    is filtered with enough of its neighbours, and only its own part is kept."""
-    from scipy.signal import resample_poly
+    """Pieces (samples,) float32 of any size at a rate -> at 16 kHz, as if resampled whole (the SoX resampler)."""
+    import soxr
 
-    common = math.gcd(rate_hz, SAMPLE_RATE_HZ)
-    up, down = SAMPLE_RATE_HZ // common, rate_hz // common
-    margin = down * (-(-10 * max(up, down) // (up * down)) + 1)  # the filter's half length, whole periods
-    size = down * max(1, _BLOCK // down)
-    before, waiting = np.zeros(margin, np.float32), np.zeros(0, np.float32)
-
-    def block(samples: np.ndarray, after: np.ndarray) -> np.ndarray:
-        made = resample_poly(np.concatenate([before, samples, after]), up, down)
-        kept = -(-len(samples) * up // down)
-        return made[margin * up // down :][:kept].astype(np.float32)
-
+    stream = soxr.ResampleStream(rate_hz, SAMPLE_RATE_HZ, 1, dtype="float32")
     for piece in pieces:
-        waiting = np.concatenate([waiting, piece])
-        while len(waiting) >= size + margin:
-            yield block(waiting[:size], waiting[size : size + margin])
-            before, waiting = waiting[size - margin : size], waiting[size:]
-    if len(waiting):
-        yield block(waiting, np.zeros(margin, np.float32))
+        yield stream.resample_chunk(piece)
+    yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
 
 
 def from_pcm(file) -> Iterator[np.ndarray]:

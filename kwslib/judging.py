@@ -134,9 +134,7 @@ def judge(audio: Streams, chosen: dict[tuple[str, str], dict], plateaus: dict[st
         made.append((track.words, track.hours))
     kind, speech = audio.speech
     of_speech, of_keywords = audio.hear(settings, speech), audio.hear(settings, audio.keywords.samples)
-    source = audio.sources(audio.experiment.part)
-    lowered = np.round(speech * 10 ** (SPEECH_DB / 20)).astype(np.int16)
-    mixed = {db: tracks.mixed_stream(lowered, source, 0, db) for db in OVER_DB}
+    mixed = {db: mixed_in(audio, db) for db in OVER_DB}
     of_mixed = {db: audio.hear(settings, track.samples) for db, track in mixed.items()}
     for key in keys:
         detector = _detector(chosen[key])
@@ -154,6 +152,12 @@ def judge(audio: Streams, chosen: dict[tuple[str, str], dict], plateaus: dict[st
         }
         path = audio.experiment.run.folder / "streams" / f"{setting}-{mode}.json"
         runs.write_json(path, {"schema": 1, "setting": setting, "mode": mode, **values})
+
+
+def mixed_in(audio: Streams, over_db: float) -> tracks.Track:
+    """The reported clips of the keyword mixed into `Streams.speech`, lowered, so many dB above it."""
+    lowered = np.round(audio.speech[1] * 10 ** (SPEECH_DB / 20)).astype(np.int16)
+    return tracks.mixed_stream(lowered, audio.sources(audio.experiment.part), 0, over_db)
 
 
 def result(audio: Streams, setting: str, mode: str) -> dict:

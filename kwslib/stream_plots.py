@@ -40,8 +40,12 @@ def stream(waveform: np.ndarray, sample_rate_hz: int, curves: dict, threshold: f
     bottom.axhline(threshold, color=RED, linestyle=":", label=f"threshold {threshold:.3f}")
     top.set(ylabel="waveform", xlim=(0, length_s))
     bottom.set(ylabel="probability", xlabel="time in s", ylim=(-0.02, 1.02))
-    bottom.legend(fontsize=8, loc="upper left")
-    figure.subplots_adjust(left=0.08, right=0.98, top=0.98, bottom=0.13, hspace=0.08)
+    # Over the waveform, where no curve runs.
+    top.legend(
+        *bottom.get_legend_handles_labels(), fontsize=8, ncols=len(curves) + 1, loc="lower right",
+        bbox_to_anchor=(1, 1), borderaxespad=0.1, frameon=False,
+    )  # fmt: skip
+    figure.subplots_adjust(left=0.08, right=0.98, top=0.93, bottom=0.13, hspace=0.08)
     return figure
 
 
@@ -145,55 +149,60 @@ def _det_line(curve: dict) -> tuple[np.ndarray, np.ndarray]:
 
 
 def running_speech(results: list[dict], target: tuple[float, float]):
-    """False accepts an hour on running speech over the share of keywords missed between other words, with
-    exact 95 % intervals at the reported shares, and broad and pale those over the keywords' speakers, which
-    leave the figure above where the share is not reached. target: (share missed, false accepts an hour)."""
-    figure, panels = _by_mode(results)
-    top = 2000.0
+    """The share of keywords missed between other words over false accepts an hour on running speech, with exact
+    95 % intervals of these at the reported shares, and broad and pale those over the keywords' speakers, which
+    leave the figure where the share is not reached. target: (share missed, false accepts an hour)."""
+    figure, panels = _by_mode(results, 4.6)
+    lowest_rate, most = 0.5, 2000.0  # none at all is drawn at the first
     for mode, ax, of_mode in panels:
         for place, result in enumerate(of_mode):
-            speech = result["speech"]
+            speech, tone = result["speech"], colour(result["setting"])
             _, misses, accepts = np.array(speech["det"]["points"]).T
             misses, accepts = misses / speech["det"]["words"], accepts / speech["det"]["hours"]
             order = np.lexsort((accepts, misses))
             lowest = np.minimum.accumulate(accepts[order])
-            top = max(top, 1.5 * lowest[0])
+            most = max(most, 1.5 * lowest[0])
             ax.plot(
-                misses[order], np.maximum(lowest, 0.5), label=result["setting"], **_kind(result["setting"])
-            )
+                np.maximum(lowest, lowest_rate), misses[order], label=result["setting"],
+                **_kind(result["setting"]),
+            )  # fmt: skip
+            filled = tone if result["setting"].endswith("-stream") else "white"
             for share, point in speech["at_misses"].items():
                 if point:
-                    value, low, high = (max(v, 0.5) for v in point["false_accepts_per_h"])
-                    at = float(share) * 1.03 ** (place - 1.5)  # side by side
+                    at = float(share) * 1.075 ** (place - (len(of_mode) - 1) / 2)  # side by side
+                    low, high = (1e9 if n is None else max(n, lowest_rate) for n in point["over_speakers"])
+                    ax.plot([low, high], [at, at], color=tone, linewidth=4, alpha=0.25, solid_capstyle="butt")
+                    value, low, high = (max(n, lowest_rate) for n in point["false_accepts_per_h"])
                     ax.errorbar(
-                        at, value, [[value - low], [high - value]], color=colour(result["setting"]),
-                        fmt=".", linewidth=1, alpha=0.7,
+                        value, at, xerr=[[value - low], [high - value]], color=tone, fmt="o", markersize=3.5,
+                        markerfacecolor=filled, linewidth=1,
                     )  # fmt: skip
-                    low, high = (1e9 if rate is None else max(rate, 0.5) for rate in point["over_speakers"])
-                    ax.plot(
-                        [at, at], [low, high], color=colour(result["setting"]), linewidth=6, alpha=0.2,
-                        solid_capstyle="butt",
-                    )  # fmt: skip
-        ax.plot(*target, marker="*", color=RED, markersize=12, linestyle="none", label="target")
+        ax.plot(
+            target[1], target[0], marker="*", color=RED, markersize=14, markerfacecolor="none",
+            linestyle="none", label="target", zorder=5,
+        )  # fmt: skip
         ax.set_title(mode)
-        ax.set(xscale="log", yscale="log", xlabel="share of keywords missed", xlim=(0.01, 0.5))
-        ax.set_xticks([0.01, 0.02, 0.05, 0.1, 0.2, 0.5], ["1 %", "2 %", "5 %", "10 %", "20 %", "50 %"])
-        ax.set_xticks([], minor=True)
-    panels[0][1].set(ylabel="false accepts an hour", ylim=(0.4, top))  # of both panels
-    panels[-1][1].legend(fontsize=8)
+        ax.set(xscale="log", yscale="log", xlabel="false accepts an hour of running speech", ylim=(0.01, 0.5))
+        ax.set_xticks([0.5, 1, 10, 100, 1000], ["0", "1", "10", "100", "1,000"])
+        ax.set_yticks([0.01, 0.02, 0.05, 0.1, 0.2, 0.5], ["1 %", "2 %", "5 %", "10 %", "20 %", "50 %"])
+        ax.set_yticks([], minor=True)
+    panels[0][1].set(ylabel="share of keywords missed", xlim=(0.45, most))  # of both panels
+    panels[-1][1].plot([], [], color=INK, linewidth=1, label="exact 95 %")
+    panels[-1][1].plot([], [], color=INK, linewidth=4, alpha=0.25, label="95 % over speakers")
+    panels[-1][1].legend(fontsize=7, loc="upper right")
     return tight(figure)
 
 
 def detector_grid(results: list[dict]):
     """Misses of every detector tried, as shares of all keywords at the four rates: a panel for each
     setting and mode, smoothing down, release and refractory time across; the chosen one framed."""
-    figure, axes = plt.subplots(1, len(results), figsize=(9, 3.2), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(1, len(results), figsize=(9, 3), sharey=True, squeeze=False)
     for result, ax in zip(results, axes[0], strict=True):
         detector = result["detector"]
         grid = np.array(sorted(detector["grid"]))  # rows of smoothing, release, refractory_s, misses
         rows, columns = np.unique(grid[:, 0]), np.unique(grid[:, 1:3], axis=0)
         share = 100 * grid[:, 3].reshape(len(rows), len(columns)) / (4 * detector["words"])
-        sns.heatmap(share, annot=True, fmt=".0f", cmap="Blues", cbar=False, ax=ax, robust=True,
+        sns.heatmap(share, annot=True, fmt=".1f", cmap="Blues", cbar=False, ax=ax, vmin=0, vmax=2 * share.max(),
                     annot_kws={"size": 7})  # fmt: skip
         ax.set_xticklabels([f"{release:g}, {wait:g}" for release, wait in columns], rotation=90, fontsize=7)
         ax.set_yticklabels([f"{row:.0f}" for row in rows], rotation=0)
@@ -218,13 +227,16 @@ def detections(times: np.ndarray, probabilities, smoothed, detector, found: np.n
         detector.release * detector.threshold, color=RED, linestyle="-.", linewidth=0.8, label="release"
     )
     for number, at in enumerate(found):
-        ax.axvspan(at, at + detector.refractory_s, color="0.85", linewidth=0, zorder=0)
+        ax.axvspan(
+            at, at + detector.refractory_s, color="0.6", alpha=0.6, linewidth=0, zorder=1,
+            label=None if number else "deaf",
+        )  # fmt: skip
         ax.plot(at, 1.06, "v", color=INK, clip_on=False, label=None if number else "detection")
     for label, (start_s, end_s) in spans.items():
-        ax.axvspan(start_s, end_s, color="#fdae61", alpha=0.45, linewidth=0)
-        ax.text(start_s, 0.9, f" {label}", fontsize=8)
+        ax.axvspan(start_s, end_s, color="#fdae61", alpha=0.45, linewidth=0, zorder=0)
+        ax.text(start_s, 1.03, f"{label} ", fontsize=8, ha="right")
     ax.set(xlabel="time in s", ylabel="probability", ylim=(-0.02, 1.1), xlim=(times[0], times[-1]))
-    ax.legend(fontsize=7, loc="upper left", ncols=2)
+    ax.legend(fontsize=7, loc="upper left", ncols=2, bbox_to_anchor=(0, 0.93))
     return tight(figure)
 
 

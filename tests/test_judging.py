@@ -84,6 +84,20 @@ def test_results_state_counts_rates_and_exposure(audio, judged):
     ]  # fmt: skip
 
 
+def test_keywords_mixed_into_speech_are_loud_and_not_clipped(audio):
+    speech = audio.speech[1] / 32768
+    track = judging.mixed_in(audio, 20.0)
+    samples = track.samples / 32768
+    ratio = np.sqrt(np.mean(samples[:16000] ** 2) / np.mean(speech[:16000] ** 2))
+    assert 20 * np.log10(ratio) == pytest.approx(judging.SPEECH_DB, abs=0.1)  # before the first keyword
+    assert len(track.words) and track.words.min() > 1
+    for begin, end in (track.words * 16000).astype(int):
+        around = speech[begin - 16000 : begin + 16000] * ratio
+        word = samples[begin:end] - speech[begin:end] * ratio
+        assert 10 * np.log10(np.mean(word**2) / np.mean(around**2)) == pytest.approx(20, abs=1)
+        assert np.mean(np.abs(samples[begin:end]) >= 0.999) < 0.001
+
+
 def test_a_result_that_is_not_there_says_what_to_run(audio):
     with pytest.raises(runs.MissingStageError, match="streams of baseline-window"):
         judging.result(audio, "baseline", "window")
