@@ -205,7 +205,7 @@ def long_run(path: Path, hours: float) -> list[dict]:
     return rows
 
 
-def command(path: Path) -> dict[str, dict]:
+def of_command(path: Path) -> dict[str, dict]:
     """What `kws stream` takes on 16 kHz PCM, and on a file that it resamples: most memory, and seconds from the
     command to the first detection (of threshold 0, so as soon as there is a probability)."""
     import tempfile
@@ -322,7 +322,7 @@ def compare(checkpoint: dict[str, Path], turns: int) -> dict:
             print(
                 f"{name}, {mode}: " + ", ".join(f"{part} {ms:.3f} ms a second" for part, ms in values.items())
             )
-    taken = command(checkpoint["student3"])
+    taken = of_command(checkpoint["student3"])
     for what, one in taken.items():
         print(f"kws stream, {what}: {one['memory_mb']} MB at most, first detection after {one['start_s']} s")
     return {"rows": rows, "parts": split, "command": taken}

@@ -19,10 +19,15 @@ from .architecture import CLASSES, Architecture
 
 FORMAT = "kwslib-1"
 SCALES = "scales"
-LONGEST, MOST_STEPS = (
-    1 << 17,
-    512,
-)  # samples of a clip, window or hop; steps of a clip: ten times ours or more
+# Of a front end, which no array's shape bounds; many times what is of use, little enough for any memory.
+LARGEST = {
+    "sample_rate_hz": 10**6,
+    "clip_samples": 1 << 17,
+    "window_samples": 1 << 17,
+    "hop_samples": 1 << 17,
+}
+LARGEST |= {"mels": 512}
+MOST_STEPS = 512  # of a clip
 LARGEST_SCALE = 1e36  # 128 times as much is still a float32
 
 
@@ -82,8 +87,9 @@ def architecture_of(
     for name, value in asdict(architecture.front_end).items():
         if type(value) not in (int, float) or not value > 0:
             raise CheckpointError(f"{path}: {name} is {value!r}; it must be a number above 0")
-        if name.endswith("samples") and (type(value) is not int or value > LONGEST):
-            raise CheckpointError(f"{path}: {name} is {value!r}; it must be a whole number up to {LONGEST:,}")
+        most = LARGEST.get(name)
+        if most and (type(value) is not int or value > most):
+            raise CheckpointError(f"{path}: {name} is {value!r}; it must be a whole number up to {most:,}")
     if architecture.steps > MOST_STEPS:
         raise CheckpointError(f"{path}: {architecture.steps:,} steps a clip; they must be up to {MOST_STEPS}")
     if arrays is not None:  # before anything is built: a description may ask for any amount of memory
@@ -92,7 +98,7 @@ def architecture_of(
             if held != expected.get(name):
                 raise CheckpointError(f"{path}: {name} is {held}, by its description {expected.get(name)}")
             if not np.isfinite(arrays[name]).all():
-                raise CheckpointError(f"{path}: {name} holds values that are no numbers")
+                raise CheckpointError(f"{path}: {name} holds values that are not finite")
     return architecture
 
 

@@ -198,8 +198,8 @@ def stream(
 ) -> None:
     """Listen and print detections as they happen.
 
-    What is not given comes from the checkpoint, where it was chosen on audio that no result is of, for at most
-    one false accept an hour there. A higher threshold gives fewer false accepts and more misses. On
+    What is not given comes from the checkpoint, where it was chosen for few false accepts on audio that
+    no result is measured on, or is a default. A higher threshold gives fewer false accepts and more misses. On
     a terminal a meter shows the probability.
 
     Example: arecord -q -f S16_LE -r 16000 -t raw | kws stream checkpoints/baseline-stream.safetensors -
@@ -273,7 +273,9 @@ def main() -> None:
     except (RuntimeError, OSError) as error:  # StageError, MissingStageError; disk full, no permission
         code, message = 1, error
     except (KeyboardInterrupt, typer.Abort):
-        code, message = 130, "interrupted; a report goes on where it stopped when it is run again"
+        code, message = 130, "interrupted"
+        if sys.argv[1:2] == ["report"]:
+            message += "; the same command goes on where this stopped"
     except Exception as error:
         if not hasattr(error, "format_message"):  # typer's errors of usage have it
             raise

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from . import metrics, published, runs
 from .stream_tables import NOT_REACHED, ends, interval, percent
+from .streaming import MODES
 
 ROOT = Path(__file__).parent.parent
 SHARED, APART = "speech-commands-happy", "speech-commands-happy-speaker"  # the two committed runs
@@ -95,7 +96,7 @@ def streams_in_short() -> str:
     heads = [f"{what}, speakers {how}" for how in ("shared", "apart") for what in of]
     lines = [f"| setting | mode | {' | '.join(heads)} |", "|---|---|--:|--:|--:|--:|"]
     for setting in STREAMED:
-        for mode in ("window", "carried"):
+        for mode in MODES:
             cells = [setting, mode]
             for name in (SHARED, APART):
                 result = _result(name, setting, mode)
@@ -108,7 +109,7 @@ def streams_in_short() -> str:
         f"\n\n{result['clips']['det']['hours']:.0f} hours made of clips and "
         f"{60 * result['speech']['chosen']['hours']:.0f} minutes of recorded running speech, the keyword said between "
         f"two words; exact 95 % intervals. Each clip occurs many times in a stream and a few clips cause most errors, so "
-        f"single clips weigh heavily. What offline scoring misses, what the speakers weigh, the detectors "
+        f"single clips weigh heavily. What offline scoring misses, how much depends on the speakers, the detectors "
         f"chosen beforehand, plateaus and single clips: [`reports/`](reports/README.md#streams).\n"
     )
 
@@ -123,8 +124,8 @@ def on_streams() -> str:
         f"Streams of {one['clips']['streams']} seeds, {hours:.0f} hours and {words:,} keywords a run; {minutes:.0f} "
         f"minutes of recorded running speech; exact 95 % intervals. *offline*: the same clips cut out where they lie. "
         f"*At 5 % missed*: at the threshold that misses 5 % of the reported keywords, said between two words; *over "
-        f"speakers*: the same with their speakers resampled; -: 5 % not reached. *Chosen detector*: what `kws stream` "
-        f"does with such a checkpoint, its threshold chosen beforehand on other audio.\n\n{_words_and_clips()}\n"
+        f"speakers*: the same with their speakers resampled; -: 5 % not reached. *Chosen detector*: what the "
+        f"detector does that was chosen beforehand on other audio; `*-stream` checkpoints hold theirs.\n\n{_words_and_clips()}\n"
         f"*Plateau*: by how much the probability falls later than offline after a word, median and longest of "
         f"{one['plateau_s']['tracks']}. *Single clips*: 1 - AUC over that of the network before it met streams, with "
         f"the interval over resampled speakers.\n"
@@ -138,7 +139,7 @@ def _streams_of(name: str) -> str:
         "|---|---|--:|--:|--:|--:|--:|--:|",
     ]
     for setting in STREAMED:
-        for mode in ("window", "carried"):
+        for mode in MODES:
             result = _result(name, setting, mode)
             point, speech = result["clips"]["at_rate"]["1.0"], result["speech"]["at_misses"]["0.05"]
             own = result["speech"]["chosen"]
@@ -186,7 +187,7 @@ def ablation() -> str:
         f"{found['keywords']} keywords are missed, speakers apart; each row has what the rows above it have, and "
         f"{found['epochs']} epochs of training (the released networks have more, and so have the teachers). The baseline's dropout is that of training on tracks in all rows but the first. *mean of 3*: three steps smoothed; released networks smooth as many as was chosen. "
         f"Rows are of one seed, and their intervals of hours alone: a difference of two neighbours of less than about a factor of two says nothing. "
-        f"Rooms, masks and teachers are kept for what they did on speakers held out of training (`data/README.md`); here they cannot be told from chance.\n"
+        f"Rooms, masks and teachers are kept for what they did on speakers held out of training (`data/README.md`), not for what they do here.\n"
     )
 
 
@@ -236,7 +237,7 @@ def _figures_of(name: str, how: str) -> str:
     return (
         f"Speakers {how}, on streams made of clips and on running speech:\n\n"
         f"![Share of keywords missed over false accepts an hour, speakers {how}]({folder}/det.png)\n\n"
-        f"![The same on running speech, speakers {how}]({folder}/speech.png)\n"
+        f"![Share of keywords missed over false accepts an hour of running speech, speakers {how}]({folder}/speech.png)\n"
     )
 
 

@@ -16,15 +16,15 @@ from .data import SAMPLE_RATE_HZ, CorpusError, promised_samples
 
 PIECE_S = 0.08  # of live audio: a step
 RATES_HZ = (1000, 768_000)  # of files
-_BLOCK = 1 << 16  # samples of a file at a time
-_HEADERS = (b"RIFF", b"RF64", b"FORM", b"fLaC", b"OggS", b"caff")
+_BLOCK = 1 << 14  # samples of a file at a time
+_HEADERS = (b"RIFF", b"riff", b"RF64", b"FORM", b"fLaC", b"OggS", b"caff", b".snd", b"ID3")
 _ARECORD = "arecord -q -f S16_LE -r 16000 -t raw | kws stream CHECKPOINT -"
 
 
 def from_file(path: Path, say) -> Iterator[np.ndarray]:
     """A recording of any rate and number of channels, as 16 kHz mono; `say` is told in a line if that
-    changes anything. A recording that is cut off is an error, after what there is of it; of formats that
-    do not say how long they should be, none can tell."""
+    changes anything. One that is damaged, and a PCM WAV that is shorter than its header says, is an error
+    after what there is of it; of other formats libsndfile does not tell that they are cut off."""
     import soundfile
 
     path = Path(path)
@@ -34,35 +34,49 @@ def from_file(path: Path, say) -> Iterator[np.ndarray]:
                 f"{path} is no file of audio; raw 16 kHz PCM16 can be piped in, with - as the file"
             )
         raise CorpusError(f"no file {str(path)!r}")
-    heard_s = 0.0
     try:
-        with soundfile.SoundFile(os.fsencode(path)) as file:
-            rate_hz, is_mpeg = file.samplerate, file.subtype.startswith("MPEG")
-            if not RATES_HZ[0] <= rate_hz <= RATES_HZ[1]:
-                raise CorpusError(f"{path}: {rate_hz:,} Hz; it must be {RATES_HZ[0]:,} to {RATES_HZ[1]:,} Hz")
-            if file.frames < promised_samples(path):
-                raise CorpusError(f"{path}: cut off: shorter than its header says")
-            if is_mpeg:
-                say(f"{path}: MP3 without an exact length may be heard in part; WAV or FLAC is sure")
-            if file.channels > 1:
-                say(f"{path}: {file.channels} channels, mixed to one")
-            if rate_hz != SAMPLE_RATE_HZ:
-                say(f"{path}: {rate_hz:,} Hz, resampled to {SAMPLE_RATE_HZ:,} Hz")
-            is_plain = file.channels == 1 and rate_hz == SAMPLE_RATE_HZ and file.subtype == "PCM_16"
-
-            def mono() -> Iterator[np.ndarray]:
-                nonlocal heard_s
-                # Not file.blocks: where a file holds less than it says, that gives the block before once more.
-                while len(block := file.read(_BLOCK, "int16" if is_plain else "float32", always_2d=True)):
-                    heard_s += len(block) / rate_hz
-                    yield block[:, 0] if is_plain else block.mean(axis=1)
-
-            yield from mono() if rate_hz == SAMPLE_RATE_HZ else resampled(mono(), rate_hz)
-            if file.seekable() and not is_mpeg and heard_s < file.frames / rate_hz - 1e-6:
-                raise CorpusError(f"{path}: cut off after {heard_s:.1f} of {file.frames / rate_hz:.1f} s")
+        file = soundfile.SoundFile(os.fsencode(path))
     except (soundfile.SoundFileError, RuntimeError, OSError) as error:
-        where = f"damaged after {heard_s:.1f} s" if heard_s else "not readable as audio"
-        raise CorpusError(f"{path}: {where} ({type(error).__name__})") from None
+        raise CorpusError(f"{path}: not readable as audio ({type(error).__name__})") from None
+    with file:
+        rate_hz = file.samplerate
+        if not RATES_HZ[0] <= rate_hz <= RATES_HZ[1]:
+            raise CorpusError(f"{path}: {rate_hz:,} Hz; it must be {RATES_HZ[0]:,} to {RATES_HZ[1]:,} Hz")
+        if file.subtype.startswith("MPEG"):
+            say(f"{path}: an MP3 that states too short a length is not heard to its end; WAV and FLAC are")
+        if file.channels > 1:
+            say(f"{path}: {file.channels} channels, mixed to one")
+        if rate_hz != SAMPLE_RATE_HZ:
+            say(f"{path}: {rate_hz:,} Hz, resampled to {SAMPLE_RATE_HZ:,} Hz")
+        mono = _mono(file, path)
+        yield from mono if rate_hz == SAMPLE_RATE_HZ else resampled(mono, rate_hz)
+
+
+def _mono(file, path: Path) -> Iterator[np.ndarray]:
+    """Blocks of an open file at its own rate, one channel; int16 where the file is, else float32 from -1 to 1."""
+    import soundfile
+
+    is_plain = file.channels == 1 and file.samplerate == SAMPLE_RATE_HZ and file.subtype == "PCM_16"
+    file.seekable = lambda: False  # soundfile seeks after every read, to where an MP3 is not quite the same
+    heard, promised = 0, promised_samples(path)
+    while True:
+        try:  # not file.blocks: where a file holds less than it says, that gives a block once more
+            block = file.read(_BLOCK, "int16" if is_plain else "float32", always_2d=True)
+        except (soundfile.SoundFileError, RuntimeError, OSError) as error:
+            heard_s = heard / file.samplerate
+            raise CorpusError(f"{path}: damaged after {heard_s:.1f} s ({type(error).__name__})") from None
+        if not len(block):
+            break
+        heard += len(block)
+        if is_plain:
+            yield block[:, 0]
+        else:  # before one broken sample is spread over many
+            yield np.clip(np.nan_to_num(block, nan=0, posinf=0, neginf=0), -1, 1).mean(axis=1)
+    if heard < promised:
+        raise CorpusError(
+            f"{path}: cut off: {heard / file.samplerate:.1f} of the {promised / file.samplerate:.1f} s that "
+            "its header says"
+        )
 
 
 def resampled(pieces: Iterator[np.ndarray], rate_hz: int) -> Iterator[np.ndarray]:
@@ -76,8 +90,8 @@ def resampled(pieces: Iterator[np.ndarray], rate_hz: int) -> Iterator[np.ndarray
 
 
 def from_pcm(file) -> Iterator[np.ndarray]:
-    """Raw 16 kHz mono PCM16, little-endian, as it arrives on a binary file such as standard input. A terminal,
-    and a recording with a header, are refused."""
+    """Raw 16 kHz mono PCM16, little-endian, as it arrives on a binary file such as standard input. A terminal
+    is refused, and a recording that begins with the header of a common format."""
     if file is None:
         raise CorpusError("standard input is closed; pipe raw 16 kHz PCM16 in, or name a file")
     if file.isatty():
@@ -90,8 +104,8 @@ def from_pcm(file) -> Iterator[np.ndarray]:
         if begins and len(piece) < 4:
             rest = piece
             continue
-        if begins and piece[:4] in _HEADERS:
-            kind = piece[:4].decode()
+        if begins and piece.startswith(_HEADERS):
+            kind = piece[:4].decode("latin-1")
             raise CorpusError(
                 f"standard input is a recording ({kind}), not raw 16 kHz PCM16; name it as a file"
             )

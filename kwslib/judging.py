@@ -92,6 +92,17 @@ def choose(audio: Streams, settings: list[str]) -> dict[tuple[str, str], dict]:
     return chosen
 
 
+def matters(values: dict) -> tuple[int, int]:
+    """By how many misses, over the four rates, release and refractory time matter at the smoothing chosen, and
+    smoothing at the release and refractory time chosen. values: of a detector, as `choose` gives them."""
+    grid, spans = values["grid"], []
+    own = [values[name] for name in GRID]
+    for like in (lambda row: row[:1] == own[:1], lambda row: row[1:3] == own[1:]):
+        misses = [row[-1] for row in grid if like(row)]
+        spans.append(max(misses) - min(misses))
+    return tuple(spans)
+
+
 def _keep_detectors(path: Path, setting: str, chosen: dict) -> None:
     """Writes the detectors into a checkpoint, the mode with fewer misses first."""
     arrays, metadata = checkpoints.read(path)

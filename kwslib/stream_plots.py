@@ -153,7 +153,7 @@ def running_speech(results: list[dict], target: tuple[float, float]):
     95 % intervals of these at the reported shares, and broad and pale those over the keywords' speakers, which
     leave the figure where the share is not reached. target: (share missed, false accepts an hour)."""
     figure, panels = _by_mode(results, 4.6)
-    lowest_rate, most = 0.5, 2000.0  # none at all is drawn at the first
+    lowest_rate, most = 0.5, 2000.0  # less is drawn at the first
     for mode, ax, of_mode in panels:
         for place, result in enumerate(of_mode):
             speech, tone = result["speech"], colour(result["setting"])
@@ -183,7 +183,7 @@ def running_speech(results: list[dict], target: tuple[float, float]):
         )  # fmt: skip
         ax.set_title(mode)
         ax.set(xscale="log", yscale="log", xlabel="false accepts an hour of running speech", ylim=(0.01, 0.5))
-        ax.set_xticks([0.5, 1, 10, 100, 1000], ["0", "1", "10", "100", "1,000"])
+        ax.set_xticks([0.5, 1, 10, 100, 1000], ["≤ 0.5", "1", "10", "100", "1,000"])
         ax.set_yticks([0.01, 0.02, 0.05, 0.1, 0.2, 0.5], ["1 %", "2 %", "5 %", "10 %", "20 %", "50 %"])
         ax.set_yticks([], minor=True)
     panels[0][1].set(ylabel="share of keywords missed", xlim=(0.45, most))  # of both panels

@@ -37,6 +37,7 @@ class State:
     step: int  # steps made in this stretch
     hidden: np.ndarray  # (layers, windows, hidden) GRU states, the oldest window first
     outputs: np.ndarray  # (windows, steps, hidden) last GRU outputs of each window, the oldest first
+    is_over: bool = False  # whether it was flushed
 
 
 class Stream:
@@ -88,8 +89,9 @@ class Stream:
         _checked(mode)
         arrays, metadata = checkpoints.read(path)
         architecture = checkpoints.architecture_of(metadata, path, arrays)
+        weights = checkpoints.float_weights(arrays, path)
         try:
-            return cls(architecture, checkpoints.float_weights(arrays, path), mode)
+            return cls(architecture, weights, mode)
         except KeyError as error:
             raise checkpoints.CheckpointError(f"{path}: {error} is neither float32 nor int8") from None
         except ValueError as error:
@@ -139,6 +141,7 @@ class Stream:
             step=self._steps,
             hidden=np.stack([layer.hidden for layer in self._gru]),
             outputs=self._outputs[..., :-1].copy(),
+            is_over=self._is_over,
         )
 
     @state.setter
@@ -159,14 +162,14 @@ class Stream:
                     f"{values[name].shape}, not {shape}"
                 )
             if not np.isfinite(values[name]).all():
-                raise ValueError(f"not a state: {name} holds values that are no numbers")
+                raise ValueError(f"not a state: {name} holds values that are not finite")
         began, heard, step = (
             int(n) for n in (state.began, state.heard, state.step)
         )  # arrays after numpy.load
         if min(began, heard, step) < 0:
             raise ValueError(f"not a state: began {began}, heard {heard}, step {step}; none may be negative")
         self._samples, self._began, self._heard = values["samples"], began, heard
-        self._kept, self._steps, self._is_over = kept, step, False
+        self._kept, self._steps, self._is_over = kept, step, bool(state.is_over)
         self._block[:kept] = values["frames"]
         self._outputs[..., :-1] = values["outputs"]
         for layer, hidden in zip(self._gru, values["hidden"], strict=True):
@@ -352,7 +355,8 @@ def ready(path: Path, mode: str | None = None, **wanted) -> tuple[Stream, Detect
     kept = checkpoints.detectors_of(metadata, path)
     try:
         for name, values in kept.items():
-            Detector(**values), _checked(name)
+            Detector(**values)
+            _checked(name)
     except ValueError as error:
         raise checkpoints.CheckpointError(f"{path}: its detectors cannot be used ({error})") from None
     mode = mode or next(iter(kept), "window")

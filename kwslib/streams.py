@@ -31,7 +31,7 @@ class Plan:
 
     talk_minutes: float  # read by espeak-ng, to train on
     tracks: int  # made to train on; 64 KB each in memory
-    renewed: int  # of them, at every step of training
+    renewed: int  # of them made anew at every step of training
     hours: float  # of each of the streams made of clips
     seeds: int  # of them
     choose_hours: float  # of the stream that detectors are chosen on

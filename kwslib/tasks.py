@@ -118,11 +118,11 @@ class Share:
 
 class Pool:
     """Training tracks to draw from, a few of them made anew at every step: much cheaper than new ones for
-    each step, and none is drawn so often that it is learned by heart.
+    each step, while none is drawn so often that it is learned by heart.
 
     share: its mix and seconds; architecture: any with the front end, kernel and stride of the networks to be
-    trained; count: tracks, 64 KB each of 4 s; renewed: so many of them a step; the same seed gives the same
-    tracks.
+    trained; count: tracks, 64 KB each of 4 s; renewed: how many are made anew at every step, with 0
+    none ever; the same seed gives the same tracks.
 
     Track n is made from (seed, n) alone, and at step s the pool holds `count` tracks from number s * renewed
     on, so that training that goes on after a stop draws what it would have drawn. What is held is not made

@@ -36,7 +36,7 @@ def assert_refused(path, loaders=LOADERS):
     for load in loaders:
         with pytest.raises(CheckpointError) as caught:
             load(path)
-        assert str(path) in str(caught.value)
+        assert str(caught.value).count(path.name) == 1 and str(path) in str(caught.value)
         assert "\n" not in str(caught.value)
 
 
@@ -131,6 +131,9 @@ def test_weights_that_are_no_numbers_are_refused(good, name, value):
         {"hop_samples": 0},
         {"hop_samples": 160.0},
         {"mels": "40"},
+        {"mels": 40.0},
+        {"mels": 10**9},
+        {"sample_rate_hz": 16000.5},
         {"clip_samples": 10**9},
         {"window_samples": 10**9},
         {"clip_samples": 100_000, "hop_samples": 1},

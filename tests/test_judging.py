@@ -84,6 +84,12 @@ def test_results_state_counts_rates_and_exposure(audio, judged):
     ]  # fmt: skip
 
 
+def test_what_of_a_detector_matters_by_hand():
+    grid = [[s, r, w, 10 * s + (r > 0.5) + 3 * w] for s in (1, 2, 3) for r in (0.3, 0.6) for w in (0.5, 1.0)]
+    chosen = {"smoothing": 2, "release": 0.6, "refractory_s": 1.0, "grid": grid}
+    assert judging.matters(chosen) == (2.5, 20)
+
+
 def test_keywords_mixed_into_speech_are_loud_and_not_clipped(audio):
     speech = audio.speech[1] / 32768
     track = judging.mixed_in(audio, 20.0)

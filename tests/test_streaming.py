@@ -235,9 +235,10 @@ def test_a_damaged_state_is_refused_and_changes_nothing(stream, waveform, name, 
 
 def test_after_flush_a_stream_waits_for_reset_or_skip(stream, waveform):
     stream.hear(waveform)
-    for go_on in (stream.flush, lambda: stream.feed(waveform)):
-        with pytest.raises(ValueError, match=r"flushed; reset it, or skip"):
-            go_on()
+    for over in (stream, copy.deepcopy(stream)):
+        for go_on in (over.flush, lambda over=over: over.feed(waveform)):
+            with pytest.raises(ValueError, match=r"flushed; reset it, or skip"):
+                go_on()
     stream.skip(0)
     assert len(stream.feed(waveform))
 
@@ -401,6 +402,13 @@ def test_hops_longer_than_windows_are_refused():
     weights = {n: p.detach().numpy() for n, p in models.build(size).named_parameters()}
     with pytest.raises(ValueError, match="windows at least as long as their hop"):
         Stream(size, weights)
+
+
+def test_what_cannot_be_computed_is_no_0(network, waveform):
+    broken = Stream.load(network.path, network.mode)
+    broken._classify[:] = np.nan
+    said = broken.hear(waveform)[:, 1]
+    assert len(said) and np.isnan(said).all()
 
 
 def test_a_piece_has_at_least_a_sample(stream, waveform):
