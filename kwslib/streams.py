@@ -22,7 +22,10 @@ from .streaming import MODES, Stream
 
 STREAMED = "-stream"  # a network trained on clips, then on continuous audio: baseline-stream
 TEACHERS = 2  # baselines trained on tracks, whose mean teaches all others
-DROPOUT = {"baseline": 0.3}  # while trained on tracks; other networks keep the one they were trained with
+# On tracks a network that learns from labels alone has this dropout; what is taught keeps the one it has from
+# clips. A baseline that is taught is taught on whole tracks, all others on masked ones.
+DROPOUT = {"baseline": 0.3}
+TAUGHT_WHOLE = ("baseline",)
 
 
 @dataclass(frozen=True)
@@ -111,10 +114,12 @@ class Streams:
 
     def _train(self, setting, name, recipe, seed, share, taught) -> training.Result:
         e = self.experiment
-        model = models.load(e.run.needed("checkpoints", setting, "safetensors"), DROPOUT.get(setting))
+        dropout = None if taught else DROPOUT.get(setting)
+        model = models.load(e.run.needed("checkpoints", setting, "safetensors"), dropout)
         training.unfold_input(model)
         if share is None:
-            share = tasks.Share(clips=8, tracks=2) if self.plan is PLANS["smoke"] else tasks.Share()
+            few = {"clips": 8, "tracks": 2} if self.plan is PLANS["smoke"] else {}
+            share = tasks.Share(**few, mix=tracks.Mix(masked=not (taught and setting in TAUGHT_WHOLE)))
         teacher = self.teacher if taught else None
         clips = tasks.Clips(e.features, e.labels, e.parts, teacher or e.load("baseline"))
         return training.train(

@@ -72,6 +72,26 @@ def test_a_network_is_taught_unless_it_is_asked_not_to_be(audio, monkeypatch):
     assert all(torch.equal(wanted[name], value) for name, value in baseline.state_dict().items())
 
 
+def test_a_taught_baseline_hears_whole_tracks_with_the_dropout_of_clips(audio, monkeypatch):
+    assert audio.teacher.networks
+    seen = []
+
+    def train(model, task, recipe, seed, resume, **_):
+        seen.append((task.share.mix.masked, task.pool.mix.masked, model.gru.dropout))
+        return training.Result(models.build(ARCHITECTURES["student3"]).eval(), 1, [{"epoch": 1}])
+
+    monkeypatch.setattr(training, "train", train)
+    for network, taught in (("baseline", True), ("baseline", False), ("student3", True), ("student3", False)):
+        audio.train(network, name="seen", taught=taught)
+    own = [audio.experiment.load(network).architecture.dropout for network in ("baseline", "student3")]
+    assert seen == [
+        (False, False, own[0]),
+        (True, True, streams.DROPOUT["baseline"]),
+        (True, True, own[1]),
+        (True, True, own[1]),
+    ]
+
+
 def test_tracks_are_of_the_training_part_and_made_again_for_another_mix_alone(audio):
     first = audio.pool(tasks.Share())
     assert audio.pool(tasks.Share(agreement=0.0)) is first
