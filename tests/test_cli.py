@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -124,7 +125,8 @@ def test_stream_without_standard_error_still_prints(checkpoint, noise, tmp_path)
 def test_an_interrupted_stream_says_that_it_is_not_whole(checkpoint):
     """What was heard counts, the exit code is not 0."""
     command = [sys.executable, "-m", "kwslib.cli", "stream", str(checkpoint), "-", "--threshold", "0"]
-    with subprocess.Popen(command, stdin=-1, stdout=-1, stderr=-1) as process:
+    hears_it = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it
+    with subprocess.Popen(command, stdin=-1, stdout=-1, stderr=-1, preexec_fn=hears_it) as process:
         process.stdin.write(bytes(64000))
         process.stdin.flush()
         assert b"probability" in process.stdout.readline()
