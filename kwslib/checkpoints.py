@@ -25,8 +25,8 @@ LARGEST = {
     "clip_samples": 1 << 17,
     "window_samples": 1 << 17,
     "hop_samples": 1 << 17,
+    "mels": 512,
 }
-LARGEST |= {"mels": 512}
 MOST_STEPS = 512  # of a clip
 LARGEST_SCALE = 1e36  # 128 times as much is still a float32
 

@@ -186,7 +186,7 @@ def ablation() -> str:
         f"\n\nFalse accepts an hour of {60 * found['speech_hours']:.0f} minutes of recorded running speech where 5 % of "
         f"{found['keywords']} keywords are missed, speakers apart; each row has what the rows above it have, and "
         f"{found['epochs']} epochs of training (the released networks have more, and so have the teachers). All drew from tracks made once; the baseline has more dropout than on clips in all rows but the first, the released one has not, nor masks. *mean of 3*: three steps smoothed; released networks smooth as many as was chosen. "
-        f"Rows are of one seed, and their intervals of hours alone: a difference of two neighbours of less than about a factor of two says nothing. "
+        f"Rows are of one seed, and their intervals of the hours alone. "
         f"Rooms, masks and teachers are kept for what they did on speakers held out of training (`data/README.md`), not for what they do here.\n"
     )
 

@@ -50,7 +50,7 @@ class Stream:
 
     def __init__(self, architecture: Architecture, weights: dict[str, np.ndarray], mode: str = "carried"):
         self.architecture = a = architecture
-        _checked(mode)
+        _check(mode)
         if a.steps < 2 or a.stride[1] > a.kernel[1]:
             raise ValueError("a stream needs two steps a clip, and a kernel at least as long as its stride")
         self.mode, front_end, self._weights = mode, a.front_end, weights
@@ -86,7 +86,7 @@ class Stream:
     @classmethod
     def load(cls, path: Path, mode: str = "carried") -> "Stream":
         """The stream of a checkpoint, or `CheckpointError`."""
-        _checked(mode)
+        _check(mode)
         arrays, metadata = checkpoints.read(path)
         architecture = checkpoints.architecture_of(metadata, path, arrays)
         weights = checkpoints.float_weights(arrays, path)
@@ -163,9 +163,8 @@ class Stream:
                 )
             if not np.isfinite(values[name]).all():
                 raise ValueError(f"not a state: {name} holds values that are not finite")
-        began, heard, step = (
-            int(n) for n in (state.began, state.heard, state.step)
-        )  # arrays after numpy.load
+        # Arrays after numpy.load.
+        began, heard, step = (int(n) for n in (state.began, state.heard, state.step))
         if min(began, heard, step) < 0:
             raise ValueError(f"not a state: began {began}, heard {heard}, step {step}; none may be negative")
         self._samples, self._began, self._heard = values["samples"], began, heard
@@ -356,7 +355,7 @@ def ready(path: Path, mode: str | None = None, **wanted) -> tuple[Stream, Detect
     try:
         for name, values in kept.items():
             Detector(**values)
-            _checked(name)
+            _check(name)
     except ValueError as error:
         raise checkpoints.CheckpointError(f"{path}: its detectors cannot be used ({error})") from None
     mode = mode or next(iter(kept), "window")
@@ -365,10 +364,9 @@ def ready(path: Path, mode: str | None = None, **wanted) -> tuple[Stream, Detect
     return stream, Detector(**values)
 
 
-def _checked(mode: str) -> str:
+def _check(mode: str) -> None:
     if mode not in MODES:
         raise ValueError(f"mode is {mode!r}; it must be {' or '.join(MODES)}")
-    return mode
 
 
 def _clean(samples: np.ndarray) -> np.ndarray:
