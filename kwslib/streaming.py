@@ -57,9 +57,12 @@ class Stream:
         if front_end.hop_samples > front_end.window_samples:
             raise ValueError("a stream needs windows at least as long as their hop")
         windows = a.steps if mode == "window" else 1
-        self._hann = front_end.window()
+        self._first = a.steps - 1 if mode == "window" else 0  # step that is the first to have a row
+        # Times its length, by which the forward norm divides: NumPy converts the default norm's 1 at each
+        # call, which takes as long as the transform.
+        self._hann = front_end.window() * np.float32(front_end.window_samples)
         self._filters = front_end.filters()
-        loudest = self._hann.sum() ** 2 * self._filters.sum(axis=0).max()
+        loudest = front_end.window().sum() ** 2 * self._filters.sum(axis=0).max()
         self._reaches_ceiling = loudest >= front_end.ceiling  # samples are at most 1
         self._spectra = np.zeros((a.kernel[1], front_end.bins), np.complex64)
         self._power = np.zeros(self._spectra.shape, np.float32)
@@ -215,28 +218,23 @@ class Stream:
         """Makes every step that the pending samples allow. Each step's arrays have the same shapes
         however the samples came, which is what makes the results equal to the last bit."""
         a, samples, rows, start = self.architecture, self._samples, [], 0
-        hop, window, stride = a.front_end.hop_samples, a.front_end.window_samples, a.stride[1]
-        overlap = a.kernel[1] - stride
-        first = a.steps - 1 if self.mode == "window" else 0
+        hop, window = a.front_end.hop_samples, a.front_end.window_samples
+        kernel, stride = a.kernel[1], a.stride[1]
         while True:
-            wanted = a.kernel[1] - self._kept
+            wanted = kernel - self._kept
             if len(samples) - start < (wanted - 1) * hop + window:
                 break
             self._log_mels(samples[start:], self._block[self._kept :])
             start += wanted * hop
             probability = self._step()
-            if self._steps >= first:
-                rows.append((self._time_s(self._steps), probability))
+            if self._steps >= self._first:
+                frame = self._steps * stride + kernel - 1
+                rows.append(((self._began + frame * hop) / a.front_end.sample_rate_hz, probability))
             self._steps += 1
-            self._block[:overlap] = self._block[stride:]
-            self._kept = overlap
+            self._kept = kernel - stride
+            self._block[: self._kept] = self._block[stride:]
         self._samples = samples[start:].copy()  # no view: it would keep all that was fed
         return np.array(rows) if rows else np.zeros((0, 2))
-
-    def _time_s(self, step: int) -> float:
-        a = self.architecture
-        frame = step * a.stride[1] + a.kernel[1] - 1
-        return (self._began + frame * a.front_end.hop_samples) / a.front_end.sample_rate_hz
 
     def _log_mels(self, samples: np.ndarray, out: np.ndarray) -> None:
         """(samples,) float32 -> out (frames, mels): as `features.mel_power` and `features.log_mel`."""
@@ -247,7 +245,7 @@ class Stream:
             samples,
             strides=(front_end.hop_samples * size, size),
         )
-        spectra = np.fft.rfft(frames * self._hann, out=self._spectra[: len(out)])
+        spectra = np.fft.rfft(frames * self._hann, norm="forward", out=self._spectra[: len(out)])
         parts = spectra.view(np.float32)  # real and imaginary in turn
         np.square(parts, out=parts)
         power = np.add(parts[:, ::2], parts[:, 1::2], out=self._power[: len(out)])
@@ -272,9 +270,9 @@ class Stream:
         for layer in self._gru:
             inputs = layer.advance(inputs)
         self._newest[:] = inputs
-        energies = np.tanh(last @ self._attend) @ self._energy
+        energies = np.dot(np.tanh(np.dot(last, self._attend)), self._energy)
         weights = np.exp(energies if self._is_small else energies - energies.max())
-        logit, total = (weights @ (last @ self._classify)).tolist()
+        logit, total = np.dot(weights, np.dot(last, self._classify)).tolist()
         return 0.0 if logit <= -700 * total else 1 / (1 + math.exp(-logit / total))  # NaN stays NaN
 
 
@@ -313,8 +311,8 @@ class _Layer:
     def advance(self, inputs: np.ndarray) -> np.ndarray:
         """(windows or 1, inputs + 1) -> the new states (windows, hidden + 1), ending in a 1."""
         hidden, gates, new = self.hidden, self._gates, self._new
-        np.matmul(inputs, self._input_weights, out=self._ours)
-        np.matmul(self._with_one, self._hidden_weights, out=self._theirs)
+        np.dot(inputs, self._input_weights, out=self._ours)
+        np.dot(self._with_one, self._hidden_weights, out=self._theirs)
         np.add(self._our_gates, self._their_gates, out=gates)
         np.tanh(gates, out=gates)
         gates += 1
