@@ -7,6 +7,7 @@ pyopen-wakeword, or they are left out. --hours feeds the smallest student a day 
 """
 
 import argparse
+import contextlib
 import importlib
 import importlib.util
 import json
@@ -15,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -325,7 +327,17 @@ def compare(checkpoint: dict[str, Path], turns: int) -> dict:
     taken = of_command(checkpoint["student3"])
     for what, one in taken.items():
         print(f"kws stream, {what}: {one['memory_mb']} MB at most, first detection after {one['start_s']} s")
-    return {"rows": rows, "parts": split, "command": taken}
+    return {"rows": rows, "parts": split, "command": taken, "versions": versions()}
+
+
+def versions() -> dict[str, str]:
+    """Of what was measured, as far as it is installed."""
+    found = {}
+    for package in ("numpy", "torch", "pymicro-wakeword", "pymicro-features", "pyopen-wakeword"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    print(", ".join(f"{package} {version}" for package, version in found.items()))
+    return found
 
 
 if __name__ == "__main__":

@@ -214,7 +214,8 @@ def engines() -> str:
     )
     return (
         "\n".join(lines)
-        + "\n\n*log-mel*, *network*: milliseconds of a second of audio in both parts of our engine, measured apart.\n\n"
+        + "\n\n*log-mel*, *network*: milliseconds of a second of audio in both parts of our engine, measured apart. "
+        + f"Versions: {', '.join(f'{name} {version}' for name, version in found['versions'].items())}.\n\n"
         + command
         + "\n".join(f"- {line}." for line in of_days)
         + "\n"

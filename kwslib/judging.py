@@ -5,6 +5,7 @@ known times; running speech without it; and the keyword mixed into that speech.
 """
 
 import json
+from collections import namedtuple
 from dataclasses import asdict, dataclass, replace
 from functools import partial, reduce
 from itertools import product
@@ -14,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import pandas
 
-from . import checkpoints, data, events, runs, talk, tracks, training
+from . import checkpoints, data, events, metrics, runs, soundscapes, talk, training
 from .events import Detector, Outcome
+from .soundscapes import RATE_HZ, Soundscape
 from .streaming import MODES
 from .streams import STREAMED, Streams
 
@@ -60,9 +62,9 @@ def choose(audio: Streams, settings: list[str]) -> dict[tuple[str, str], dict]:
     smoothing, release, refractory time and misses for every one tried, and `words` there were."""
     keyword = audio.experiment.run.parameters.keyword
     source = audio.sources(audio.experiment.chosen_on)
-    track = tracks.clip_stream(source, audio.plan.choose_hours, CHOICE_SEED)
+    track = soundscapes.clip_stream(source, audio.plan.choose_hours, CHOICE_SEED)
     speech = talk.read(keyword, "validation", audio.plan.read_minutes)
-    hours = track.hours + len(speech) / tracks.RATE_HZ / 3600
+    hours = track.hours + len(speech) / RATE_HZ / 3600
     own_rate = max(1.0, 1 / hours)
     chosen = {}
     heard = audio.hear(settings, np.concatenate([track.samples, speech]))
@@ -126,6 +128,9 @@ def _detector(values: dict) -> Detector:
 
 # Judging
 
+# What is said on a soundscape: (words, 2) as there, the hours, and who says each word, (words,).
+Said = namedtuple("Said", "words hours speakers")
+
 
 def judge(audio: Streams, chosen: dict[tuple[str, str], dict], plateaus: dict[str, pandas.DataFrame]) -> None:
     """Judges each setting and mode on all audio, with the detector that `choose` gave it; writes
@@ -142,7 +147,7 @@ def judge(audio: Streams, chosen: dict[tuple[str, str], dict], plateaus: dict[st
             heard[key].append((rows[0], _detector(chosen[key]).smoothed(rows[1])))
         for setting in settings:
             offline[setting].append(_offline(audio, setting, track))
-        made.append((track.words, track.hours))
+        made.append(Said(track.words, track.hours, audio.experiment.corpus.speakers[track.said_by]))
     kind, speech = audio.speech
     of_speech, of_keywords = audio.hear(settings, speech), audio.hear(settings, audio.keywords.samples)
     mixed = {db: mixed_in(audio, db) for db in OVER_DB}
@@ -165,10 +170,10 @@ def judge(audio: Streams, chosen: dict[tuple[str, str], dict], plateaus: dict[st
         runs.write_json(path, {"schema": 1, "setting": setting, "mode": mode, **values})
 
 
-def mixed_in(audio: Streams, over_db: float) -> tracks.Track:
+def mixed_in(audio: Streams, over_db: float) -> Soundscape:
     """The reported clips of the keyword mixed into `Streams.speech`, lowered, so many dB above it."""
     lowered = np.round(audio.speech[1] * 10 ** (SPEECH_DB / 20)).astype(np.int16)
-    return tracks.mixed_stream(lowered, audio.sources(audio.experiment.part), 0, over_db)
+    return soundscapes.mixed_stream(lowered, audio.sources(audio.experiment.part), 0, over_db)
 
 
 def result(audio: Streams, setting: str, mode: str) -> dict:
@@ -177,30 +182,29 @@ def result(audio: Streams, setting: str, mode: str) -> dict:
 
 
 def _on_clips(curves, pooled, detector, heard, made, offline) -> dict:
-    """Results on the streams made of clips: DET, its points at the reported rates with the spread
-    over streams, what offline scoring misses there, and what the chosen detector does."""
-    rates = {}
-    words = sum(int(labels.sum()) for labels, _, _ in offline)
+    """Results on the streams made of clips: DET, its points at the reported rates, what offline scoring
+    misses there and how much more the stream does, each with the spread over streams and the interval over
+    resampled speakers; and what the chosen detector does."""
+    rates, speakers = {}, np.concatenate([said.speakers for said in made])
     for rate in events.RATES_PER_H:
         indices = [events.at_rate(curve.outcomes, rate) for curve in (pooled, *curves)]
-        rates[str(rate)] = (
-            None
-            if None in indices
-            else pooled.at(indices[0])
-            | {
-                "miss_rate_of_each": [
-                    c.outcomes[n].misses / c.outcomes[n].words
-                    for c, n in zip(curves, indices[1:], strict=True)
-                ],
-                "offline_miss_rate": _missed_offline(offline, rate) / words,
-                "offline_miss_rate_of_each": [
-                    _missed_offline([one], rate) / int(one[0].sum()) for one in offline
-                ],
-            }
-        )
+        if None in indices:
+            rates[str(rate)] = None
+            continue
+        missed = ~np.array(pooled.outcomes[indices[0]].hit)
+        missed_offline = _missed_offline(offline, rate)
+        more = missed.astype(float) - missed_offline
+        of_each = [curve.outcomes[n] for curve, n in zip(curves, indices[1:], strict=True)]
+        rates[str(rate)] = pooled.at(indices[0]) | {
+            "miss_rate_of_each": [o.misses / o.words for o in of_each],
+            "miss_rate_over_speakers": metrics.mean_interval(missed, speakers),
+            "offline_miss_rate": float(missed_offline.mean()),
+            "offline_miss_rate_of_each": [float(_missed_offline([one], rate).mean()) for one in offline],
+            "more_than_offline": [float(more.mean()), *metrics.mean_interval(more, speakers)],
+        }
     at_chosen = [
-        _outcome(detector, times, None, words, hours, smoothed)
-        for (times, smoothed), (words, hours) in zip(heard, made, strict=True)
+        _outcome(detector, times, None, said.words, said.hours, smoothed)
+        for (times, smoothed), said in zip(heard, made, strict=True)
     ]
     return {
         "streams": len(curves),
@@ -213,13 +217,13 @@ def _on_clips(curves, pooled, detector, heard, made, offline) -> dict:
 
 def _curves(detector: Detector, heard: list[tuple], made: list[tuple]) -> tuple[list[Curve], Curve]:
     """DET curves of streams, and of all of them together, at the same thresholds. heard: times and
-    smoothed probabilities of each; made: its keywords and hours."""
+    smoothed probabilities of each; made: what is said there."""
     smoothed = [values for _, values in heard]
 
     def outcomes(at: np.ndarray) -> tuple[list[list[Outcome]], list[Outcome]]:
         each = [
-            events.det(times, values, words, hours, detector, at)
-            for (times, values), (words, hours) in zip(heard, made, strict=True)
+            events.det(times, values, said.words, said.hours, detector, at)
+            for (times, values), said in zip(heard, made, strict=True)
         ]
         return each, [reduce(add, of_seeds) for of_seeds in zip(*each, strict=True)]
 
@@ -234,10 +238,10 @@ def _curves(detector: Detector, heard: list[tuple], made: list[tuple]) -> tuple[
 def on_speech(audio: Streams, detector: Detector, of_speech: tuple, of_keywords: tuple) -> dict:
     """False accepts on `Streams.speech` over misses of `Streams.keywords`, each as `Streams.hear` gives
     them: `det`, `at_misses` (share -> point, or None where it is not reached) and `chosen`. Points have
-    `over_speakers` as well, the rate's interval over the speakers of the keywords, and `missed_of_speakers`,
-    how many keywords of each that has some are missed, most first."""
+    `over_speakers` as well, the rate's interval over the speakers of the keywords."""
     smoothed = detector.smoothed(of_speech[1]), detector.smoothed(of_keywords[1])
-    hours, words = len(audio.speech[1]) / tracks.RATE_HZ / 3600, audio.keywords.words
+    hours, words = len(audio.speech[1]) / RATE_HZ / 3600, audio.keywords.words
+    speakers = audio.experiment.corpus.speakers[audio.keywords.said_by]
 
     def outcomes(at: np.ndarray) -> list[Outcome]:
         false = events.det(of_speech[0], smoothed[0], np.zeros((0, 2)), hours, detector, at)
@@ -253,20 +257,12 @@ def on_speech(audio: Streams, detector: Detector, of_speech: tuple, of_keywords:
     for share, index in zip(MISSES, reported(curve.outcomes), strict=True):
         reached[str(share)] = None
         if index is not None:
-            reached[str(share)] = curve.at(index) | _over_speakers(audio, curve.outcomes, share, index)
+            over = events.at_misses_over(curve.outcomes, share, speakers)
+            reached[str(share)] = curve.at(index) | {"over_speakers": over}
     false = _outcome(detector, of_speech[0], None, np.zeros((0, 2)), hours, smoothed[0])
     missed = _outcome(detector, of_keywords[0], None, words, 0.0, smoothed[1])
     chosen = false + replace(missed, false_accepts=0)
     return {"det": curve.to_json(), "at_misses": reached, "chosen": chosen.to_json()}
-
-
-def _over_speakers(audio: Streams, curve: list[Outcome], share: float, index: int) -> dict:
-    speakers = audio.experiment.corpus.speakers[audio.sources(audio.experiment.part).keyword]
-    missed = speakers[~np.array(curve[index].hit)]
-    return {
-        "over_speakers": events.at_misses_over(curve, share, speakers),
-        "missed_of_speakers": sorted(np.unique(missed, return_counts=True)[1].tolist(), reverse=True),
-    }
 
 
 def _outcome(detector, times, probabilities, words, hours, smoothed=None) -> Outcome:
@@ -274,7 +270,7 @@ def _outcome(detector, times, probabilities, words, hours, smoothed=None) -> Out
     return events.outcome(times[detector.find(times, smoothed)], words, hours)
 
 
-def _offline(audio: Streams, setting: str, track: tracks.Track) -> tuple[np.ndarray, np.ndarray, float]:
+def _offline(audio: Streams, setting: str, track: Soundscape) -> tuple[np.ndarray, np.ndarray, float]:
     """Labels and scores of the clips on a track, each scored alone where it lies; and the hours."""
     model, length = audio.experiment.load(setting), data.CLIP_SAMPLES
     clips = np.lib.stride_tricks.sliding_window_view(track.samples, length)[track.clips]
@@ -283,13 +279,14 @@ def _offline(audio: Streams, setting: str, track: tracks.Track) -> tuple[np.ndar
     return track.labels, scores, track.hours
 
 
-def _missed_offline(offline, rate: float) -> int:
-    """Keywords that offline scoring of the clips misses with at most so many false accepts an hour."""
+def _missed_offline(offline, rate: float) -> np.ndarray:
+    """(words,) whether offline scoring of the clips misses each keyword with at most so many false accepts an
+    hour."""
     labels, scores = (np.concatenate([of[n] for of in offline]) for n in (0, 1))
     allowed = int(rate * sum(hours for *_, hours in offline) * (1 + 1e-12))
     others = np.sort(scores[labels == 0])[::-1]
     threshold = others[allowed] if allowed < len(others) else -1.0
-    return int(np.sum(scores[labels == 1] <= threshold))
+    return scores[labels == 1] <= threshold
 
 
 def _plateau(table: pandas.DataFrame, mode: str) -> dict:

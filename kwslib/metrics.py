@@ -145,6 +145,15 @@ def bootstrap(
     return float(low), float(np.quantile(values, 0.975, method="higher"))
 
 
+def mean_interval(values, groups, replicates: int = 1000, seed: int = 0) -> tuple[float, float]:
+    """95 % percentile interval of the mean of values (n,) over resampled groups, (n,) of anything that sorts,
+    for instance speakers, whose values stay together. Efron 1979."""
+    values = np.asarray(values, float)
+    means = [values[drawn].mean() for drawn in resampled(groups, replicates, seed)]
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
 def resampled(groups: np.ndarray, replicates: int, seed: int) -> Iterator[np.ndarray]:
     """Positions in `groups` for each replicate: as many groups as there are, drawn with replacement, each with
     all that is in it."""

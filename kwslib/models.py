@@ -75,12 +75,11 @@ def save(path: Path, model: CRNN) -> None:
     checkpoints.write(path, weights, {"architecture": model.architecture.to_json()})
 
 
-def load(path: Path, dropout: float | None = None) -> CRNN:
-    """The float network of a checkpoint, in evaluation mode, or `CheckpointError`. dropout: to train it
-    on with, instead of the one it was trained with."""
+def load(path: Path) -> CRNN:
+    """The float network of a checkpoint, in evaluation mode, or `CheckpointError`."""
     arrays, metadata = checkpoints.read(path)
     architecture = checkpoints.architecture_of(metadata, path, arrays)
-    model = CRNN(architecture if dropout is None else architecture.with_sizes(dropout=dropout))
+    model = CRNN(architecture)
     try:
         model.load_state_dict({name: torch.from_numpy(value) for name, value in arrays.items()})
     except RuntimeError as error:

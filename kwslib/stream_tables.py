@@ -9,12 +9,13 @@ NOT_REACHED = "not reached"
 
 
 def clips_table(results: list[dict]) -> pandas.DataFrame:
-    """Misses on streams made of clips, in percent, at each rate of false accepts, and latency; below, from the
-    best stream to the worst."""
+    """Misses on streams made of clips, in percent, at each rate of false accepts, and latency; below, the
+    interval over speakers, and from the best stream to the worst."""
 
     def misses(point: dict) -> str:
         each = [100 * share for share in point["miss_rate_of_each"]]
-        return f"{interval(point['miss_rate'], 100)}\n{min(each):.1f} to {max(each):.1f}"
+        over = ends([100 * share for share in point["miss_rate_over_speakers"]])
+        return f"{interval(point['miss_rate'], 100)}\n{over}\n{min(each):.1f} to {max(each):.1f}"
 
     def row(one: dict) -> dict:
         latency = (one["clips"]["at_rate"]["1.0"] or {}).get("latency_s")
@@ -25,14 +26,15 @@ def clips_table(results: list[dict]) -> pandas.DataFrame:
 
 def against_offline_table(results: list[dict]) -> pandas.DataFrame:
     """How many more of a hundred keywords streams miss than offline scoring of the same clips does at the
-    same rate of false accepts, and what offline misses; below, from the best stream to the worst."""
+    same rate of false accepts, and what offline misses; below, the interval over speakers, and from the best
+    stream to the worst."""
 
     def more(point: dict) -> str:
-        offline = 100 * point["offline_miss_rate"]
+        value, low, high = (100 * share for share in point["more_than_offline"])
         each = 100 * np.subtract(point["miss_rate_of_each"], point["offline_miss_rate_of_each"])
         return (
-            f"{100 * point['miss_rate'][0] - offline:+.1f} (offline {offline:.1f})\n"
-            f"{min(each):+.1f} to {max(each):+.1f}"
+            f"{value:+.1f} (offline {100 * point['offline_miss_rate']:.1f})\n"
+            f"[{low:+.1f}, {high:+.1f}]\n{min(each):+.1f} to {max(each):+.1f}"
         )
 
     return _table(results, lambda one: _at_rates(one, more))

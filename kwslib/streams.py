@@ -15,17 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from . import endpoints, models, talk, tasks, tracks, training
+from . import endpoints, models, soundscapes, talk, tasks, tracks, training
 from .architecture import ARCHITECTURES
 from .experiments import Experiment, Trained
 from .streaming import MODES, Stream
 
 STREAMED = "-stream"  # a network trained on clips, then on continuous audio: baseline-stream
-TEACHERS = 2  # baselines trained on tracks, whose mean teaches all others
-# On tracks a network that learns from labels alone has this dropout; what is taught keeps the one it has from
-# clips. A baseline that is taught is taught on whole tracks, all others on masked ones.
-DROPOUT = {"baseline": 0.3}
-TAUGHT_WHOLE = ("baseline",)
+TEACHER = "teacher" + STREAMED  # a baseline trained on tracks with labels alone, which teaches the baseline
 
 
 @dataclass(frozen=True)
@@ -44,7 +40,7 @@ class Plan:
 PLANS = {
     "smoke": Plan(0.3, 24, 2, 0.03, 2, 0.03, 0.3),
     "quick": Plan(5, 2048, 0, 0.2, 5, 0.25, 5),
-    "full": Plan(40, 16384, 4, 3, 5, 2, 30),
+    "full": Plan(160, 16384, 4, 3, 5, 2, 30),
 }
 
 
@@ -54,7 +50,6 @@ class Streams:
     def __init__(self, experiment: Experiment):
         self.experiment = experiment
         self.plan = PLANS[experiment.run.parameters.profile]
-        self._pool = None
 
     @cached_property
     def spans(self) -> np.ndarray:
@@ -89,42 +84,40 @@ class Streams:
         taught: bool = True,
     ) -> Trained:
         """Trains a setting of this run further, on continuous tracks, and saves it as `name`, by default
-        SETTING-stream. With taught, `teacher` teaches both clips and tracks; without, tracks have labels
-        alone and clips the baseline as teacher. share: what the tracks are made of; epochs: other than
-        the recipe's."""
+        SETTING-stream. With taught, both clips and tracks have a teacher: the baseline `TEACHER`, which is
+        trained here if it is not yet, all others baseline-stream. Without, tracks have labels alone, and
+        clips the baseline as teacher. share: what the tracks are made of; epochs: other than the recipe's."""
         e, p = self.experiment, self.experiment.run.parameters
         name, recipe = name or setting + STREAMED, training.recipe(setting + STREAMED, p.profile)
         recipe = replace(recipe, epochs=epochs or recipe.epochs)
-        result = self._train(setting, name, recipe, p.seed, share, taught)
+        model = self._load(setting)
+        teacher = None
+        if taught:
+            teacher = self._first_teacher if setting == "baseline" else self._load("baseline" + STREAMED)
+        result = self._train(model, name, recipe, p.seed, share, teacher)
         models.save(e.run.checkpoint(name), result.model)
         e.run.write_history(name, result.history)
         return Trained(result.model, result.epoch, e.run.history(name))
 
     @cached_property
-    def teacher(self) -> tasks.Ensemble:
-        """The mean of `TEACHERS` baselines, trained on the run's tracks, each with a seed of its own for what
-        is drawn; here, if they are not yet. What one network says by chance weighs less in the mean."""
+    def _first_teacher(self) -> models.CRNN:
+        """`TEACHER`, with a seed of its own for what is drawn."""
         p = self.experiment.run.parameters
-        recipe = training.recipe("teacher" + STREAMED, p.profile)
-        trained = [
-            self._train("baseline", f"teacher{n}{STREAMED}", recipe, p.seed + n, None, taught=False)
-            for n in range(1, TEACHERS + 1)
-        ]
-        return tasks.Ensemble([result.model for result in trained])
+        recipe = training.recipe(TEACHER, p.profile)
+        return self._train(self._load("baseline"), TEACHER, recipe, p.seed + 1, None, None).model
 
-    def _train(self, setting, name, recipe, seed, share, taught) -> training.Result:
+    def _load(self, setting: str) -> models.CRNN:
+        return models.load(self.experiment.run.needed("checkpoints", setting, "safetensors"))
+
+    def _train(self, model, name, recipe, seed, share, teacher) -> training.Result:
         e = self.experiment
-        dropout = None if taught else DROPOUT.get(setting)
-        model = models.load(e.run.needed("checkpoints", setting, "safetensors"), dropout)
         training.unfold_input(model)
         if share is None:
-            few = {"clips": 8, "tracks": 2} if self.plan is PLANS["smoke"] else {}
-            share = tasks.Share(**few, mix=tracks.Mix(masked=not (taught and setting in TAUGHT_WHOLE)))
-        teacher = self.teacher if taught else None
+            share = tasks.Share(clips=8, tracks=2) if self.plan is PLANS["smoke"] else tasks.Share()
         clips = tasks.Clips(e.features, e.labels, e.parts, teacher or e.load("baseline"))
         return training.train(
             model,
-            tasks.Tracks(clips, self.pool(share), share, teacher),
+            tasks.Tracks(clips, self._pool(share), share, teacher),
             recipe,
             seed,
             e.run.resume(name),
@@ -132,25 +125,23 @@ class Streams:
             progress=lambda row: training.print_epoch(name, row, recipe.epochs),
         )
 
-    def pool(self, share: tasks.Share) -> tasks.Pool:
-        """The run's training tracks, mixed as `share` says; those last asked for are kept."""
-        e, p = self.experiment, self.experiment.run.parameters
-        if self._pool is None or (self._pool.mix, self._pool.seconds) != (share.mix, share.seconds):
-            sources = self.sources("train", talk.read(p.keyword, "train", self.plan.talk_minutes))
-            a, plan = ARCHITECTURES["baseline"], self.plan
-            self._pool = tasks.Pool(sources, share, a, plan.tracks, plan.renewed, p.seed, e.device)
-        return self._pool
+    def _pool(self, share: tasks.Share) -> tasks.Pool:
+        """The run's training tracks, mixed as `share` says."""
+        e, p, plan = self.experiment, self.experiment.run.parameters, self.plan
+        sources = self.sources("train", talk.read(p.keyword, "train", plan.talk_minutes))
+        a = ARCHITECTURES["baseline"]
+        return tasks.Pool(sources, share, a, plan.tracks, plan.renewed, p.seed, e.device)
 
     # Audio to judge on
 
-    def stream(self, seed: int) -> tracks.Track:
+    def stream(self, seed: int) -> soundscapes.Soundscape:
         """Hours of the reported clips; the keyword at known times."""
-        return tracks.clip_stream(self.sources(self.experiment.part), self.plan.hours, seed)
+        return soundscapes.clip_stream(self.sources(self.experiment.part), self.plan.hours, seed)
 
     @cached_property
-    def keywords(self) -> tracks.Track:
+    def keywords(self) -> soundscapes.Soundscape:
         """Every reported clip of the keyword between two others."""
-        return tracks.between_words(self.sources(self.experiment.part), 0)
+        return soundscapes.between_words(self.sources(self.experiment.part), 0)
 
     @cached_property
     def speech(self) -> tuple[str, np.ndarray]:

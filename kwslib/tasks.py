@@ -26,22 +26,6 @@ def distillation_loss(student: torch.Tensor, teacher: torch.Tensor, temperature:
     return temperature**2 * divergence
 
 
-class Ensemble(torch.nn.Module):
-    """Several networks as one teacher: the mean of their logits, whose softmax is the normalised geometric
-    mean of their probabilities (ensembles as teachers: Hinton et al., arXiv 1503.02531). Shapes: as of
-    each of the networks."""
-
-    def __init__(self, networks: list[torch.nn.Module]):
-        super().__init__()
-        self.networks = torch.nn.ModuleList(networks)
-
-    def forward(self, log_mels: torch.Tensor) -> torch.Tensor:
-        return torch.stack([network(log_mels) for network in self.networks]).mean(0)
-
-    def windows(self, log_mels: torch.Tensor, every: int = 1) -> torch.Tensor:
-        return torch.stack([network.windows(log_mels, every) for network in self.networks]).mean(0)
-
-
 class Clips:
     """Balanced batches of single clips, augmented; on labels, or on a teacher's outputs too.
 
@@ -201,8 +185,7 @@ class Tracks:
     so that what is trained is what runs. `carried` is asked to say what `window` says, so that it lets go
     of a word when a window does; with a teacher both are asked to say what its windows say.
 
-    A track that is drawn again is heard through another microphone and, but for the recipe's last steps,
-    masked elsewhere.
+    A track that is drawn again is heard through another microphone.
 
     clips: the task of single clips; pool: of tracks of the share's mix and seconds.
     """
@@ -222,12 +205,12 @@ class Tracks:
         state = None
         for step, positions in enumerate(self.clips.batches(recipe, self.share.clips, draw), first_step):
             of_clips = self.clips.loss(network, recipe, step, positions, generator)
-            of_tracks, state = self._loss(network, state, step, draw, recipe.masked_at(step))
+            of_tracks, state = self._loss(network, state, step, draw)
             yield self.share.weight * of_tracks + (1 - self.share.weight) * of_clips
 
-    def _loss(self, network, state, step, draw, masked: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    def _loss(self, network, state, step, draw) -> tuple[torch.Tensor, torch.Tensor]:
         share, every = self.share, self.share.window_every
-        log_mels, wanted = self._batch(step, draw, masked)
+        log_mels, wanted = self._batch(step, draw)
         carried, state = network.carried(log_mels, state)
         first = int(draw.integers(every))
         later = log_mels[:, :, first * network.architecture.stride[1] :]
@@ -243,15 +226,12 @@ class Tracks:
         loss = loss + share.agreement * distillation_loss(carried, windows.detach(), 1.0)
         return loss, state.detach()
 
-    def _batch(self, step, draw, masked: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    def _batch(self, step, draw) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-mels (tracks, mels, frames), and what to say at each of their windows (tracks, windows)."""
         mix, front_end = self.share.mix, self.pool.architecture.front_end
         power, wanted = self.pool.draw(step, self.share.tracks, draw)
         heard = [tracks.microphone(front_end.mels, mix, draw) for _ in range(len(power))]
         power *= torch.from_numpy(np.exp(heard))[..., None].to(power.device)
-        if masked:
-            for track in power:
-                tracks.mask(track, mix, draw)
         return features.log_mel(power, front_end), wanted
 
     def add_to(self, digest) -> None:
@@ -265,7 +245,7 @@ class Tracks:
     @staticmethod
     @functools.cache
     def _code() -> str:
-        return "".join(map(training.code_digest, (tracks, Pool, Tracks, Ensemble, step_loss)))
+        return "".join(map(training.code_digest, (tracks, Pool, Tracks, step_loss)))
 
 
 def step_loss(logits: torch.Tensor, labels: torch.Tensor, hardest: float) -> torch.Tensor:

@@ -1,7 +1,7 @@
-"""Continuous audio: keyword and other words laid on a track at known times, to train on and to judge on.
+"""Tracks to train on: keyword and other words laid end to end at known times, in ever new ways.
 
 A track is (samples,) at 16 kHz with the keyword's words as (words, 2) seconds of begin and end. Where
-a word lies within its clip `endpoints` measures. The same arguments give the same track.
+a word lies within its clip `endpoints` measures. The same generator gives the same track.
 """
 
 from collections.abc import Sequence
@@ -20,23 +20,7 @@ ECHO_DB = (-15.0, -3.0)  # power of all echoes over that of the sound itself
 PART = 0.2  # of a keyword: a second that holds as much is no other word; see `targets`
 FRAGMENT = (0.25, 0.6)  # of a keyword: of its beginnings and ends that are laid as other speech
 TILT, BEND = 1.2, 0.8  # largest change of the log-mel power by a microphone, at the ends and in the middle
-MASKED_MELS, MASKED_FRAMES, STRETCHES = 8, 20, 3  # see `mask`
 _NONE = np.zeros((0, 2))
-
-
-@dataclass(frozen=True)
-class Track:
-    """samples: (samples,) int16; words: (words, 2) seconds at which the keyword begins and ends; clips:
-    (clips,) samples at which whole clips begin, and labels: (clips,) 1 for the keyword's."""
-
-    samples: np.ndarray
-    words: np.ndarray
-    clips: np.ndarray
-    labels: np.ndarray
-
-    @property
-    def hours(self) -> float:
-        return len(self.samples) / RATE_HZ / 3600
 
 
 def targets(
@@ -94,7 +78,6 @@ class Mix:
     joined: float = 0.5  # of the pieces follow the one before without a gap
     varied: bool = True  # every piece at another pace, a track through another microphone whenever drawn
     room: float = 0.4  # of the pieces are heard in a room
-    masked: bool = True  # parts of a track are taken away whenever it is drawn, but for the last steps
 
 
 def training_track(
@@ -167,20 +150,6 @@ def microphone(mels: int, mix: Mix, generator: np.random.Generator) -> np.ndarra
     return tilt * place + bend * (1 - 2 * place**2)
 
 
-def mask(power, mix: Mix, generator: np.random.Generator) -> None:
-    """Zeroes a band of fewer than `MASKED_MELS` mels and `STRETCHES` stretches of fewer than `MASKED_FRAMES`
-    frames, any of them possibly empty, of mel power (mels, frames), array or tensor, in place (SpecAugment,
-    arXiv 1904.08779): what is said must be known by its other parts."""
-    if not mix.masked:
-        return
-    for axis, longest in ((0, MASKED_MELS), *[(1, MASKED_FRAMES)] * STRETCHES):
-        width, size = int(generator.uniform(0, longest)), power.shape[axis]
-        start = int(generator.integers(size - width + 1))
-        part = [slice(None), slice(None)]
-        part[axis] = slice(start, start + width)
-        power[tuple(part)] = 0
-
-
 def _other_piece(sources: Sources, mix: Mix, generator: np.random.Generator) -> np.ndarray:
     """(samples,) int16 of anything but the keyword."""
     kind = generator.random()
@@ -207,100 +176,3 @@ def lay(track: np.ndarray, piece: np.ndarray, at: int) -> None:
     first, last = max(0, -at), min(len(piece), len(track) - at)
     if first < last:
         track[at + first : at + last] += piece[first:last]
-
-
-def clip_stream(
-    sources: Sources,
-    hours: float,
-    seed: int,
-    keyword_every_s: float = 30.0,
-    snr_db: tuple[float, float] = (10.0, 30.0),
-    level_db: tuple[float, float] = (-6.0, 3.0),
-) -> Track:
-    """A long track of whole clips: other words with gaps of 0 to 1 s between them, each at its own level,
-    the keyword about every `keyword_every_s`, over background noise that changes every 20 s and lies
-    `snr_db` under the mean power of the clips' words."""
-    generator = np.random.default_rng([seed, 17])
-    samples = round(hours * 3600 * RATE_HZ)
-    track, words, laid = np.zeros(samples, np.float32), [], []
-    at, next_keyword = 0, keyword_every_s * RATE_HZ / 2
-    decks = {True: _deck(sources.keyword, generator), False: _deck(sources.others, generator)}
-    powers = []
-    while True:
-        is_keyword = at >= next_keyword
-        clip = next(decks[is_keyword])
-        if at + sources.clips.shape[1] > samples:
-            break
-        gain = 10 ** (generator.uniform(*level_db) / 20)
-        begin, end = sources.spans[clip]
-        lay(track, sources.clips[clip] * np.float32(gain / 32768), at)
-        powers.append(np.mean((track[at + begin : at + end]) ** 2))
-        laid.append((at, int(is_keyword)))
-        if is_keyword:
-            words.append(((at + begin) / RATE_HZ, (at + end) / RATE_HZ))
-            next_keyword += keyword_every_s * RATE_HZ
-        at += sources.clips.shape[1] + int(generator.uniform(0, 1) * RATE_HZ)
-    if not powers:
-        raise ValueError(f"a stream of {hours} hours is too short for a clip")
-    _lay_noise(track, sources.background, np.sqrt(np.mean(powers)), snr_db, generator)
-    return _track(track, words, laid)
-
-
-def between_words(sources: Sources, seed: int) -> Track:
-    """Every clip of the keyword as it is, between two clips of other words."""
-    generator = np.random.default_rng([seed, 18])
-    others, order = _deck(sources.others, generator), []
-    for clip in sources.keyword:
-        order += [next(others), clip, next(others)]
-    at = np.arange(1, len(order), 3) * sources.clips.shape[1]
-    words = (at[:, None] + sources.spans[sources.keyword]) / RATE_HZ
-    laid = [(n * sources.clips.shape[1], int(n % 3 == 1)) for n in range(len(order))]
-    return _track(sources.clips[order].reshape(-1) / np.float32(32768), words, laid)
-
-
-def mixed_stream(
-    talk: np.ndarray, sources: Sources, seed: int, over_db: float, every_s: float = 10.0
-) -> Track:
-    """Running speech, (samples,) int16, with the keyword mixed into it about every `every_s`, its power
-    `over_db` over that of the speech around it (2 s)."""
-    generator = np.random.default_rng([seed, 19])
-    track, words = talk.astype(np.float32) / 32768, []
-    deck = _deck(sources.keyword, generator)
-    for start in np.arange(0, len(talk) / RATE_HZ - every_s, every_s):
-        clip = next(deck)
-        begin, end = sources.spans[clip]
-        word = sources.clips[clip][begin:end].astype(np.float32)
-        at = int((start + generator.uniform(1, every_s - 2)) * RATE_HZ)
-        around = talk[max(0, at - RATE_HZ) : at + RATE_HZ].astype(np.float32) / 32768
-        level = np.sqrt(np.mean(around**2) / max(np.mean(word**2), 1e-9)) * 10 ** (over_db / 20)
-        lay(track, word * np.float32(level), at)
-        words.append((at / RATE_HZ, (at + len(word)) / RATE_HZ))
-    return _track(track, words, [])
-
-
-def _deck(clips: np.ndarray, generator: np.random.Generator):
-    """Positions in random order, all of them before one comes again."""
-    while True:
-        yield from generator.permutation(clips)
-
-
-def _lay_noise(track, background, level, snr_db, generator) -> None:
-    stretch = 20 * RATE_HZ
-    for start in range(0, len(track), stretch):
-        under = track[start : start + stretch]
-        snr = generator.uniform(*snr_db)
-        if not len(background):
-            noise = generator.standard_normal(len(under), np.float32)
-        else:
-            recording = background[generator.integers(len(background))]
-            place = generator.integers(len(recording))
-            noise = np.take(recording, np.arange(place, place + len(under)), mode="wrap").astype(np.float32)
-        noise /= np.sqrt(np.mean(noise**2)) + 1e-6
-        under += np.float32(level * 10 ** (-snr / 20)) * noise
-
-
-def _track(track: np.ndarray, words, laid: list[tuple[int, int]]) -> Track:
-    clips, labels = np.array(laid, int).reshape(-1, 2).T
-    np.multiply(track, 32768, out=track)
-    samples = np.clip(np.round(track, out=track), -32768, 32767, out=track).astype(np.int16)
-    return Track(samples, np.array(words).reshape(-1, 2), clips, labels)

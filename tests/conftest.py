@@ -9,6 +9,7 @@ from hypothesis import settings
 
 from kwslib import data, experiments, models, streams
 from kwslib.architecture import ARCHITECTURES
+from kwslib.tracks import Sources
 
 torch.set_num_threads(1)
 # The same examples every time, nothing kept in the checkout, no time limit on a busy machine.
@@ -73,6 +74,18 @@ def audio(tiny_corpus, data_root, tmp_path_factory):
     for setting in sizes:
         experiment.measure(setting, experiment.load(setting))
     return made
+
+
+@pytest.fixture(scope="session")
+def sources():
+    """Clips of a constant each, so that what lies where can be read off: the keyword's 100 and 200,
+    others' 1000 and 2000, a word between 0.2 and 0.6 s."""
+    clips = np.zeros((4, 16000), np.int16)
+    for number, level in enumerate((100, 200, 1000, 2000)):
+        clips[number, 3200:9600] = level
+    spans = np.tile([3200, 9600], (4, 1))
+    talk = np.full(100000, 5000, np.int16)
+    return Sources(clips, spans, np.array([0, 1]), np.array([2, 3]), (), talk)
 
 
 @pytest.fixture

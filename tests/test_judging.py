@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from kwslib import judging, runs, stream_tables, streaming, streams, tracks, training
+from kwslib import judging, runs, soundscapes, stream_tables, streaming, streams, training
 from kwslib.events import RATES_PER_H, Detector
 
 
@@ -35,7 +35,7 @@ def test_detectors_are_kept_by_networks_trained_for_streams_alone(audio, judged)
 def test_a_detector_is_not_deaf_where_there_is_less_than_an_hour_to_choose_on(audio, monkeypatch):
     """Two minutes, one false accept above all keywords: 'at most one an hour' would be none at all, and a
     threshold that no keyword reaches."""
-    track = tracks.clip_stream(audio.sources("validation"), audio.plan.choose_hours, judging.CHOICE_SEED)
+    track = soundscapes.clip_stream(audio.sources("validation"), audio.plan.choose_hours, judging.CHOICE_SEED)
     times = np.arange(0, 126, 0.08)
     probabilities = np.full(len(times), 0.01)
     for begin, end in track.words:
@@ -63,9 +63,13 @@ def test_results_state_counts_rates_and_exposure(audio, judged):
             assert point["miss_rate"][0] == point["misses"] / point["words"]
             assert len(point["miss_rate_of_each"]) == streams.PLANS["smoke"].seeds
             assert len(point["offline_miss_rate_of_each"]) == streams.PLANS["smoke"].seeds
+            low, high = point["miss_rate_over_speakers"]
+            assert low <= point["miss_rate"][0] <= high
+            more, low, high = point["more_than_offline"]
+            assert more == pytest.approx(point["miss_rate"][0] - point["offline_miss_rate"])
+            assert low <= more <= high
         assert result["speech"]["chosen"]["hours"] == pytest.approx(0.3 / 60)
         for point in filter(None, result["speech"]["at_misses"].values()):
-            assert sum(point["missed_of_speakers"]) == point["misses"]
             low, high = (np.inf if rate is None else rate for rate in point["over_speakers"])
             assert 0 <= low <= high
         assert set(result["mixed"]) == {"20", "10", "5"}
@@ -112,7 +116,7 @@ def test_a_result_that_is_not_there_says_what_to_run(audio):
 def test_offline_scores_are_the_network_s_own_of_the_clips(audio):
     """With nothing laid under them, clips on a track are the corpus's own, but for rounding."""
     source = audio.sources("test")
-    track = tracks.between_words(source, 0)
+    track = soundscapes.between_words(source, 0)
     labels, scores, _ = judging._offline(audio, "student3", track)
     direct = training.probabilities(
         audio.experiment.load("student3"), audio.experiment.features, source.keyword
@@ -130,20 +134,40 @@ def test_what_offline_scoring_misses_is_stated_of_each_stream_and_of_all():
     times = np.arange(0, 60.0, 0.5)
     words = np.array([[10.0, 10.5], [30.0, 30.5]])
     smoothed = np.where(np.isin(times, (10.5, 30.5)), 0.9, 0.1)
-    detector, made = Detector(smoothing=1), [(words, 1.0)] * 2
+    detector = Detector(smoothing=1)
+    made = [judging.Said(words, 1.0, np.array(["a", "b"])) for _ in range(2)]
     curves, pooled = judging._curves(detector, [(times, smoothed)] * 2, made)
     found = judging._on_clips(curves, pooled, detector, [(times, smoothed)] * 2, made, offline)
     point = found["at_rate"]["1.0"]
     assert point["miss_rate_of_each"] == [0, 0]
     assert point["offline_miss_rate_of_each"] == [0, 0.5] and point["offline_miss_rate"] == 0
+    assert point["more_than_offline"] == [0, 0, 0] == [0, *point["miss_rate_over_speakers"]]
+
+
+def test_what_a_stream_misses_over_offline_scoring_is_paired_by_speaker():
+    """Of two speakers a word each: the stream misses the second's, offline scoring neither."""
+    offline = [(np.array([1, 1, 0]), np.array([0.9, 0.8, 0.1]), 1.0)]
+    times, words = np.arange(0, 60.0, 0.5), np.array([[10.0, 10.5], [30.0, 30.5]])
+    smoothed = np.where(times == 10.5, 0.9, 0.1)
+    made = [judging.Said(words, 1.0, np.array(["a", "b"]))]
+    detector, heard = Detector(smoothing=1), [(times, smoothed)]
+    curves, pooled = judging._curves(detector, heard, made)
+    point = judging._on_clips(curves, pooled, detector, heard, made, offline)["at_rate"]["0.5"]
+    assert point["miss_rate"][0] == 0.5 and point["offline_miss_rate"] == 0
+    assert point["more_than_offline"] == [0.5, 0, 1]  # both words of one speaker, or of the other
+    assert point["miss_rate_over_speakers"] == (0, 1)
 
 
 def test_misses_offline_by_hand():
     labels, scores = np.array([1, 1, 0, 0, 0, 1]), np.array([0.9, 0.5, 0.6, 0.4, 0.1, 0.6])
-    assert judging._missed_offline([(labels, scores, 1.0)], 0) == 2  # over 0.6: a tie is missed
-    assert judging._missed_offline([(labels, scores, 1.0)], 1) == 0  # one of three others may pass
-    assert judging._missed_offline([(labels, scores, 0.5), (labels, scores, 0.5)], 1) == 4
-    assert judging._missed_offline([(labels, scores, 1.0)], 9) == 0
+
+    def missed(offline, rate):
+        return judging._missed_offline(offline, rate).tolist()
+
+    assert missed([(labels, scores, 1.0)], 0) == [False, True, True]  # over 0.6: a tie is missed
+    assert missed([(labels, scores, 1.0)], 1) == [False] * 3  # one of three others may pass
+    assert missed([(labels, scores, 0.5), (labels, scores, 0.5)], 1) == [False, True, True] * 2
+    assert missed([(labels, scores, 1.0)], 9) == [False] * 3
 
 
 def test_what_is_written_can_be_read_by_anyone(audio, judged):

@@ -258,3 +258,11 @@ def test_bootstrap_leaves_out_replicates_that_are_no_number(normal_scores):
 def test_bootstrap_takes_an_infinite_ratio_for_the_largest(normal_scores):
     values = itertools.cycle([1.0, 2.0, float("inf")])
     assert metrics.bootstrap(lambda *_: next(values), *normal_scores, replicates=9) == (1, float("inf"))
+
+
+def test_a_mean_s_interval_is_over_groups():
+    values = np.repeat([0.0, 1.0], 50)
+    assert metrics.mean_interval(values, values) == (0, 1)  # two speakers: any draw may be all of one
+    low, high = metrics.mean_interval(values, np.arange(100))
+    assert 0.38 < low < 0.42 and 0.58 < high < 0.62  # 0.5 -+ 1.96 * 0.05
+    assert metrics.mean_interval(values, np.arange(100)) == (low, high)

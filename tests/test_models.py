@@ -60,15 +60,6 @@ def test_a_loaded_network_gives_the_same_bits(tmp_path, log_mels, architecture):
     assert not torch.equal(models.build(architecture, 4).eval()(log_mels), model(log_mels))
 
 
-def test_a_network_can_be_loaded_to_train_with_another_dropout(tmp_path, log_mels):
-    path = tmp_path / "a.safetensors"
-    models.save(path, models.build(SMALL))
-    assert models.load(path).gru.dropout == SMALL.dropout == 0.1
-    other = models.load(path, dropout=0.4)
-    assert other.gru.dropout == other.architecture.dropout == 0.4 and not other.training
-    assert torch.equal(other(log_mels), models.load(path)(log_mels))
-
-
 @pytest.mark.parametrize(
     "other", [{"hidden": 5}, {"channels": 3}, {"layers": 1}, {"layers": 3}, {"kernel": (5, 10)}]
 )

@@ -17,11 +17,16 @@ def test_an_end_that_is_not_reached_is_a_dash():
 
 
 def test_misses_and_latency():
-    point = {"miss_rate": [0.15, 0.1, 0.2], "miss_rate_of_each": [0.1, 0.2], "latency_s": [-0.04, 0.3]}
+    point = {
+        "miss_rate": [0.15, 0.1, 0.2],
+        "miss_rate_of_each": [0.1, 0.2],
+        "miss_rate_over_speakers": [0.08, 0.25],
+        "latency_s": [-0.04, 0.3],
+    }
     late = result("a", {"0.5": None, "1.0": point})
     none_hit = result("b", {"0.5": point, "1.0": point | {"latency_s": []}})
     table = stream_tables.clips_table([late, none_hit, result("c", {"0.5": None, "1.0": None})])
-    words = "15.0 [10.0, 20.0]\n10.0 to 20.0"
+    words = "15.0 [10.0, 20.0]\n[8.0, 25.0]\n10.0 to 20.0"
     assert table.loc["a, window"].tolist() == ["not reached", words, "-0.04, 0.30"]
     assert table.loc["b, window"].tolist() == [words, words, ""]
     assert table.loc["c, window"].tolist() == ["not reached", "not reached", ""]
@@ -30,13 +35,16 @@ def test_misses_and_latency():
 
 def test_misses_against_offline_scoring():
     point = {
-        "miss_rate": [0.15, 0.1, 0.2],
+        "more_than_offline": [0.025, -0.015, 0.06],
         "miss_rate_of_each": [0.1, 0.2],
         "offline_miss_rate": 0.125,
         "offline_miss_rate_of_each": [0.12, 0.13],
     }
     row = stream_tables.against_offline_table([result("a", {"1.0": point, "0.5": None})]).loc["a, window"]
-    assert dict(row) == {"1 an hour": "+2.5 (offline 12.5)\n-2.0 to +7.0", "0.5 an hour": "not reached"}
+    assert dict(row) == {
+        "1 an hour": "+2.5 (offline 12.5)\n[-1.5, +6.0]\n-2.0 to +7.0",
+        "0.5 an hour": "not reached",
+    }
 
 
 def test_what_the_chosen_detector_does():

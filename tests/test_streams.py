@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from kwslib import endpoints, models, runs, streaming, streams, tasks, tracks, training
-from kwslib.architecture import ARCHITECTURES
+from kwslib import endpoints, runs, streaming, streams, tasks, training
 
 
 def test_streams_are_made_of_the_reported_part_and_others_of_their_own(audio):
@@ -35,78 +34,64 @@ def test_clips_go_from_the_noisiest_to_the_cleanest_evenly(audio):
     assert [endpoints.over_noise(clip).max() for clip in shown] == [clear[rank] for rank in ranks]
 
 
-def test_the_teacher_is_the_mean_of_baselines_from_other_seeds(audio, monkeypatch):
-    """Trained once; whoever asks again gets what was kept."""
-    seeds, train = [], training.train
+def test_a_first_teacher_teaches_the_baseline_and_this_all_others(audio, monkeypatch):
+    """The first is trained once; whoever asks again gets what was kept. Without a teacher, tracks have
+    labels alone, and clips are taught by the network that met no streams."""
+    asked, train = [], training.train
 
-    def seen(model, task, recipe, seed, *rest, **options):
-        baseline = audio.experiment.load("baseline").architecture
-        assert model.architecture == baseline.with_sizes(dropout=streams.DROPOUT["baseline"])
-        assert model.gru.dropout == 0.3 != baseline.dropout
-        seeds.append(seed)
-        return train(model, task, recipe, seed, *rest, **options)
+    def seen(model, task, recipe, seed, resume, **options):
+        asked.append((resume.stem, seed, task.teacher, task.clips.teacher))
+        return train(model, task, recipe, seed, resume, **options)
+
+    def weights(network):
+        return network.classifier.weight.detach()
 
     monkeypatch.setattr(training, "train", seen)
-    first = audio.teacher
-    assert seeds == list(range(1, streams.TEACHERS + 1)) and len(first.networks) == len(seeds) >= 2
-    monkeypatch.setattr(tasks.Tracks, "losses", None)  # nothing can be trained any more
-    again = streams.Streams(audio.experiment).teacher
-    weights = [[n.classifier.weight.detach() for n in teacher.networks] for teacher in (first, again)]
-    assert all(map(torch.equal, *weights)) and not torch.equal(*weights[0][:2])
-
-
-def test_a_network_is_taught_unless_it_is_asked_not_to_be(audio, monkeypatch):
-    teacher, asked = audio.teacher, []
-
-    def train(model, task, recipe, seed, resume, **_):
-        asked.append((task.teacher, task.clips.teacher, seed, task.pool))
-        return training.Result(models.build(ARCHITECTURES["student3"]).eval(), 1, [{"epoch": 1}])
-
-    monkeypatch.setattr(training, "train", train)
+    audio.train("baseline")
     audio.train("student3", name="taught")
     audio.train("student3", name="alone", taught=False)
-    (windows, clips, seed, pool), (none, baseline, same, again) = asked
-    assert pool is again is audio.pool(tasks.Share())  # tracks are made once a run
-    assert windows is clips is teacher and none is None and seed == same == 0
-    wanted = audio.experiment.load("baseline").state_dict()
-    assert all(torch.equal(wanted[name], value) for name, value in baseline.state_dict().items())
+    first, baseline, taught, alone = asked
+    assert [(name, seed) for name, seed, *_ in asked] == [
+        ("teacher-stream", 1), ("baseline-stream", 0), ("taught", 0), ("alone", 0),
+    ]  # fmt: skip
+    assert first[2] is None is alone[2]
+    for _, _, teacher, of_clips in (baseline, taught):
+        assert teacher is of_clips
+    load = audio.experiment.load
+    for clips_teacher, setting in (
+        (first[3], "baseline"),
+        (alone[3], "baseline"),
+        (taught[3], "baseline-stream"),
+    ):
+        assert torch.equal(weights(clips_teacher), weights(load(setting)))
+    monkeypatch.setattr(tasks.Tracks, "losses", None)  # nothing can be trained any more
+    again = streams.Streams(audio.experiment)._first_teacher
+    assert torch.equal(weights(again), weights(baseline[2]))
+    assert not torch.equal(weights(again), weights(load("baseline-stream")))
 
 
-def test_a_taught_baseline_hears_whole_tracks_with_the_dropout_of_clips(audio, monkeypatch):
-    assert audio.teacher.networks
-    seen = []
-
-    def train(model, task, recipe, seed, resume, **_):
-        seen.append((task.share.mix.masked, task.pool.mix.masked, model.gru.dropout))
-        return training.Result(models.build(ARCHITECTURES["student3"]).eval(), 1, [{"epoch": 1}])
-
-    monkeypatch.setattr(training, "train", train)
-    for network, taught in (("baseline", True), ("baseline", False), ("student3", True), ("student3", False)):
-        audio.train(network, name="seen", taught=taught)
-    own = [audio.experiment.load(network).architecture.dropout for network in ("baseline", "student3")]
-    assert seen == [
-        (False, False, own[0]),
-        (True, True, streams.DROPOUT["baseline"]),
-        (True, True, own[1]),
-        (True, True, own[1]),
-    ]
-
-
-def test_tracks_are_of_the_training_part_and_made_again_for_another_mix_alone(audio):
-    first = audio.pool(tasks.Share())
-    assert audio.pool(tasks.Share(agreement=0.0)) is first
-    assert first.count == audio.plan.tracks
-    assert set(first.sources.keyword) == set(audio.sources("train").keyword) and len(first.sources.talk)
-    assert audio.pool(tasks.Share(mix=tracks.Mix(room=0.0))) is not first
-
-
-def test_no_teacher_is_trained_for_a_network_that_is_not_there(audio, tmp_path):
-    there = audio.experiment.run.checkpoint("student3")
-    away = there.rename(tmp_path / "student3.safetensors")
-    fresh = streams.Streams(audio.experiment)
+def test_a_student_needs_a_baseline_trained_on_streams(audio, tmp_path):
+    audio.train("baseline")
+    there = audio.experiment.run.checkpoint("baseline-stream")
+    away = there.rename(tmp_path / "away.safetensors")
     try:
-        with pytest.raises(runs.MissingStageError, match="checkpoints of student3"):
-            fresh.train("student3")
+        with pytest.raises(runs.MissingStageError, match="checkpoints of baseline-stream"):
+            audio.train("student3", name="taught")
     finally:
         away.rename(there)
-    assert "teacher" not in vars(fresh)
+
+
+def test_tracks_are_of_the_training_part(audio):
+    pool = audio._pool(tasks.Share())
+    assert pool.count == audio.plan.tracks
+    assert set(pool.sources.keyword) == set(audio.sources("train").keyword) and len(pool.sources.talk)
+
+
+def test_a_network_that_is_not_there_says_what_to_run(audio, tmp_path):
+    there = audio.experiment.run.checkpoint("student3")
+    away = there.rename(tmp_path / "student3.safetensors")
+    try:
+        with pytest.raises(runs.MissingStageError, match="checkpoints of student3"):
+            audio.train("student3")
+    finally:
+        away.rename(there)

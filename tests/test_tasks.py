@@ -65,23 +65,6 @@ def test_distillation_loss_of_equals_is_zero():
     assert distillation_loss(logits.flip(1), logits, 5.0).item() > 0.1
 
 
-def test_an_ensemble_says_the_geometric_mean_of_probabilities():
-    networks = [models.build(SMALL, seed).eval() for seed in (0, 1, 2)]
-    teacher, log_mels = (
-        tasks.Ensemble(networks),
-        torch.randn(2, 40, 300, generator=torch.Generator().manual_seed(0)),
-    )
-    for said, each in (
-        (teacher(log_mels[:, :, :101]), [n(log_mels[:, :, :101]) for n in networks]),
-        (teacher.windows(log_mels, 3), [n.windows(log_mels, 3) for n in networks]),
-    ):
-        powers = torch.stack([torch.softmax(logits, -1) for logits in each]).log().mean(0).exp()
-        torch.testing.assert_close(torch.softmax(said, -1), powers / powers.sum(-1, keepdim=True))
-        assert not torch.allclose(said, each[0], atol=1e-3)
-    alone = tasks.Ensemble(networks[:1])(log_mels[:, :, :101])
-    assert torch.equal(alone, networks[0](log_mels[:, :, :101]))
-
-
 # Tracks
 
 
@@ -139,9 +122,9 @@ def test_the_loss_of_tracks_by_hand(clips, sources):
     network, teacher = models.build(SMALL, 0).eval(), models.build(SMALL, 1).eval()
     share = replace(FEW, window_every=3, agreement=0.7, temperature=3.0)
     task = tasks.Tracks(clips, pool(sources), share, teacher)
-    loss, _ = task._loss(network, None, 0, np.random.default_rng(5), masked=True)
+    loss, _ = task._loss(network, None, 0, np.random.default_rng(5))
     draw = np.random.default_rng(5)
-    log_mels, wanted = task._batch(0, draw, masked=True)
+    log_mels, wanted = task._batch(0, draw)
     first, a = int(draw.integers(3)), SMALL
     frames = (a.steps - 1) * a.stride[1] + a.kernel[1]
     starts = range(a.stride[1] * first, log_mels.shape[2] - frames + 1, 3 * a.stride[1])
@@ -156,7 +139,7 @@ def test_the_loss_of_tracks_by_hand(clips, sources):
     assert agreed > 1e-5
     assert loss.item() == pytest.approx(((labels + taught) / 2 + 0.7 * agreed).item(), rel=1e-4)
     alone = tasks.Tracks(clips, pool(sources), share)
-    alone, _ = alone._loss(network, None, 0, np.random.default_rng(5), masked=True)
+    alone, _ = alone._loss(network, None, 0, np.random.default_rng(5))
     assert alone.item() == pytest.approx((labels + 0.7 * agreed).item(), rel=1e-4)
 
 
@@ -173,7 +156,7 @@ def test_windows_are_not_asked_to_say_what_carried_says(clips, sources):
     for share in shares:
         network.zero_grad()
         task = tasks.Tracks(clips, pool(sources), share)
-        loss, _ = task._loss(network, None, 0, np.random.default_rng(5), masked=True)
+        loss, _ = task._loss(network, None, 0, np.random.default_rng(5))
         loss.backward()
         grads.append(network.classifier.weight.grad.clone())
     assert torch.equal(*grads)
@@ -242,22 +225,10 @@ def which(power, wanted, sources):
     raise AssertionError("no track of this seed")
 
 
-def test_tracks_are_masked_where_asked_and_stay_whole_in_the_pool(clips, sources):
-    task, floor = tasks.Tracks(clips, pool(sources), FEW), np.log(SMALL.front_end.floor)
-    whole = task.pool.draw(0, 12, np.random.default_rng(1))[0]
-    masked, _ = task._batch(0, np.random.default_rng(0), masked=True)
-    plain, _ = task._batch(0, np.random.default_rng(0), masked=False)
-    gone = masked < floor + 1e-3
-    assert gone.any(dim=(1, 2)).all() and not (plain < floor + 1e-3).any()
-    torch.testing.assert_close(masked[~gone], plain[~gone])
-    assert not torch.equal(gone[0], gone[1])  # each track's own
-    assert torch.equal(whole, task.pool.draw(0, 12, np.random.default_rng(1))[0])
-
-
 def test_a_track_drawn_again_is_heard_through_another_microphone(clips, sources):
     def differences(share):
         task = tasks.Tracks(clips, pool(sources, share, count=1), share)
-        log_mels, wanted = task._batch(0, np.random.default_rng(0), masked=False)
+        log_mels, wanted = task._batch(0, np.random.default_rng(0))
         assert torch.equal(wanted[0], wanted[1])
         return log_mels[0] - log_mels[1]
 
@@ -265,21 +236,6 @@ def test_a_track_drawn_again_is_heard_through_another_microphone(clips, sources)
     torch.testing.assert_close(through, through[:, :1].expand_as(through), atol=1e-4, rtol=0)
     assert through[0, 0].abs() > 0.01 and not torch.allclose(through[0], through[-1])
     assert not differences(replace(FEW, mix=tracks.Mix(varied=False))).any()
-
-
-def test_the_last_steps_see_whole_tracks(clips, sources, monkeypatch):
-    asked = []
-    task = tasks.Tracks(clips, pool(sources), FEW)
-    batch = task._batch
-    monkeypatch.setattr(
-        task, "_batch", lambda step, draw, masked: asked.append((step, masked)) or batch(step, draw, masked)
-    )
-    network = training.Centred(models.build(SMALL, 0))
-    recipe = replace(SHORT, epoch_steps=4, unmasked=0.25)
-    for epoch in range(recipe.epochs):
-        generator = torch.Generator().manual_seed(0)
-        list(task.losses(network, recipe, 4 * epoch, np.random.default_rng(0), generator))
-    assert asked == [(step, step < 6) for step in range(8)]
 
 
 def test_step_loss_by_hand():

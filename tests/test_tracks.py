@@ -7,28 +7,12 @@ from kwslib import tracks
 from kwslib.architecture import ARCHITECTURES
 from kwslib.tracks import (
     Mix,
-    Sources,
-    between_words,
-    clip_stream,
     in_room,
-    mixed_stream,
     targets,
     training_track,
 )
 
 BASELINE = ARCHITECTURES["baseline"]
-
-
-@pytest.fixture(scope="module")
-def sources():
-    """Clips of a constant each, so that what lies where can be read off: the keyword's 100 and 200,
-    others' 1000 and 2000, a word between 0.2 and 0.6 s."""
-    clips = np.zeros((4, 16000), np.int16)
-    for number, level in enumerate((100, 200, 1000, 2000)):
-        clips[number, 3200:9600] = level
-    spans = np.tile([3200, 9600], (4, 1))
-    talk = np.full(100000, 5000, np.int16)
-    return Sources(clips, spans, np.array([0, 1]), np.array([2, 3]), (), talk)
 
 
 def test_targets_are_of_the_last_second():
@@ -122,84 +106,10 @@ def test_without_talk_there_is_none(sources):
     assert peaks[1.0] > 2 * peaks[0.0]
 
 
-def test_a_clip_stream_has_its_words_where_it_says(sources):
-    quiet = {"snr_db": (80.0, 80.0), "level_db": (0.0, 0.0)}
-    track = clip_stream(sources, 0.1, 5, keyword_every_s=10.0, **quiet)
-    assert len(track.samples) == 0.1 * 3600 * 16000 and track.hours == pytest.approx(0.1)
-    assert len(track.words) == track.labels.sum() == pytest.approx(36, abs=1)
-    for begin, end in track.words:
-        assert end - begin == pytest.approx(0.4)
-        inside = track.samples[round(begin * 16000) + 200 : round(end * 16000) - 200]
-        assert np.median(inside) in (99, 100, 101, 199, 200, 201)
-    for start, label in zip(track.clips, track.labels, strict=True):
-        assert (abs(np.median(track.samples[start + 3400 : start + 9400])) < 500) == bool(label)
-
-
-def test_a_clip_stream_repeats_and_its_seeds_differ(sources):
-    one, two = clip_stream(sources, 0.02, 5), clip_stream(sources, 0.02, 5)
-    assert np.array_equal(one.samples, two.samples) and np.array_equal(one.words, two.words)
-    assert not np.array_equal(one.samples, clip_stream(sources, 0.02, 6).samples)
-
-
-def test_noise_lies_as_far_under_the_words_as_is_said(sources):
-    clean = clip_stream(sources, 0.05, 5, snr_db=(200.0, 200.0), level_db=(0.0, 0.0)).samples.astype(float)
-    noisy = clip_stream(sources, 0.05, 5, snr_db=(20.0, 20.0), level_db=(0.0, 0.0)).samples.astype(float)
-    speech = np.mean(clean[np.abs(clean) > 0] ** 2)
-    # fades leave a little less speech than was laid; rounding adds a little noise
-    assert 10 * np.log10(speech / np.mean((noisy - clean) ** 2)) == pytest.approx(20, abs=0.5)
-
-
-def test_a_stream_too_short_for_a_clip_is_an_error(sources):
-    with pytest.raises(ValueError, match="too short"):
-        clip_stream(sources, 0.0001, 0)
-
-
-def test_between_words_holds_every_keyword_once(sources):
-    track = between_words(sources, 0)
-    assert len(track.words) == 2 and len(track.samples) == 6 * 16000
-    np.testing.assert_allclose(track.words, [[1.2, 1.6], [4.2, 4.6]])
-    assert [track.samples[start + 5000] for start in track.clips[track.labels == 1]] == [100, 200]
-    assert set(track.samples[track.clips[track.labels == 0] + 5000].tolist()) <= {1000, 2000}
-
-
-def test_mixed_in_words_are_as_loud_as_is_said(sources):
-    talk = np.round(np.random.default_rng(0).normal(0, 300, 600000)).astype(np.int16)
-    track = mixed_stream(talk, sources, 0, over_db=10.0)
-    assert len(track.words) == pytest.approx(600000 / 160000, abs=1) and len(track.samples) == len(talk)
-    added = track.samples.astype(float) - talk
-    for begin, end in track.words:
-        inside = slice(round(begin * 16000) + 200, round(end * 16000) - 200)
-        power = np.mean(added[inside] ** 2) / np.mean(talk.astype(float) ** 2)
-        assert 10 * np.log10(power) == pytest.approx(10, abs=0.5)  # of 2 s around, not of all
-    outside = np.ones(len(talk), bool)
-    for begin, end in track.words:
-        outside[round(begin * 16000) - 1 : round(end * 16000) + 1] = False
-    assert np.abs(added[outside]).max() <= 1  # rounding
-
-
 def test_a_microphone_is_bounded():
     responses = np.array([tracks.microphone(40, Mix(), np.random.default_rng(s)) for s in range(50)])
     assert responses.shape == (50, 40) and np.abs(responses).max() <= tracks.TILT + tracks.BEND
     assert responses.std() > 0.1
-
-
-def test_a_mask_takes_a_band_and_three_stretches():
-    widths, runs, edges = set(), set(), np.zeros((2, 2), bool)
-    for seed in range(300):
-        power = np.ones((40, 401), np.float32)
-        tracks.mask(power, Mix(), np.random.default_rng(seed))
-        bands, frames = (power == 0).all(1), (power == 0).all(0)
-        assert np.array_equal(power == 0, bands[:, None] | frames)
-        assert np.sum(np.diff(bands, prepend=False, append=False)) in (0, 2)  # one band
-        assert frames.sum() <= tracks.STRETCHES * (tracks.MASKED_FRAMES - 1)
-        widths.add(int(bands.sum()))
-        runs.add(int(np.sum(np.diff(frames, prepend=False, append=False)) / 2))
-        edges |= [bands[[0, -1]], frames[[0, -1]]]
-    assert widths == set(range(tracks.MASKED_MELS)) and edges.all()
-    assert {1, 2, tracks.STRETCHES} <= runs <= set(range(tracks.STRETCHES + 1))
-    untouched = np.ones((40, 401), np.float32)
-    tracks.mask(untouched, Mix(masked=False), np.random.default_rng(0))
-    assert untouched.all()
 
 
 def test_fragments_are_beginnings_and_ends_of_keywords(sources):

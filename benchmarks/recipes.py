@@ -1,0 +1,84 @@
+"""Which of a run's networks is the better recipe: step losses on new tracks of the part that choices are made on.
+
+    recipes.py FOLDER --run speech-commands-happy-speaker baseline-stream another-baseline
+
+Counts of false accepts where a few percent of keywords are missed hang on a handful of keywords. Here the
+same few keywords lie in thousands of places, and every network hears the same: differences are of pairs.
+"""
+
+import argparse
+import json
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from kwslib import experiments, features, models, runs, streams, talk, tasks
+
+TRACKS, BATCH, SEED = 3072, 64, 7
+WAYS = ("window", "carried")
+RARE = 1e-3  # of the steps without the keyword: where keyword steps missed are counted
+
+
+def heard(audio: streams.Streams, settings: list[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Setting -> step losses (batches, 2), of windows and carried, and the share (2,) of the keyword's steps that
+    are under the threshold which `RARE` of the others' reach."""
+    e, share = audio.experiment, tasks.Share()
+    speech = talk.read(e.run.parameters.keyword, "validation", audio.plan.read_minutes)
+    sources = audio.sources(e.chosen_on, speech)
+    networks = {s: models.load(e.run.needed("checkpoints", s, "safetensors")) for s in settings}
+    architecture = next(iter(networks.values())).architecture
+    pool = tasks.Pool(sources, share, architecture, TRACKS, seed=SEED)
+    draw = np.random.default_rng(SEED)
+    losses, keyword, others = ({s: [] for s in settings} for _ in range(3))
+    with torch.inference_mode():
+        for _ in tqdm(range(TRACKS // BATCH), "batches", disable=None):
+            power, wanted = pool.draw(0, BATCH, draw)
+            log_mels = features.log_mel(power, architecture.front_end)
+            for setting, network in networks.items():
+                said = network.windows(log_mels), network.carried(log_mels)[0]
+                losses[setting].append([float(tasks.step_loss(one, wanted, share.hardest)) for one in said])
+                margins = np.stack([(one[..., 1] - one[..., 0]).numpy() for one in said], axis=-1)
+                keyword[setting].append(margins[wanted == 1])
+                others[setting].append(margins[wanted == 0])
+    found = {}
+    for setting in settings:
+        threshold = np.quantile(np.concatenate(others[setting]), 1 - RARE, axis=0)
+        missed = (np.concatenate(keyword[setting]) <= threshold).mean(0)
+        found[setting] = np.array(losses[setting]), missed
+    return found
+
+
+def mean(values: np.ndarray) -> tuple[float, float]:
+    """Mean of (batches,) and its standard error."""
+    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("corpus", help="a corpus name or folder")
+    parser.add_argument("--run", required=True, help="a run of this corpus, speakers apart")
+    parser.add_argument("settings", nargs="+", help="of the run; the others are compared with the first")
+    options = parser.parse_args()
+    held = json.loads((runs.Parameters(run=options.run).folder / "run.json").read_text())["parameters"]
+    if held["split"] != "speaker":
+        parser.error("speakers must be apart: otherwise what is chosen on was trained on")
+    held["corpus"] = options.corpus
+    audio = streams.Streams(experiments.open_experiment(**held, run=options.run))
+    found = heard(audio, options.settings)
+    first = found[options.settings[0]][0]
+    print(f"{'':<24}" + "".join(f"{way + ': loss':>18}{'over the first':>18}{'missed':>9}" for way in WAYS))
+    for setting, (losses, missed) in found.items():
+        cells = []
+        for way in range(2):
+            loss, error = mean(losses[:, way])
+            over, over_error = mean(losses[:, way] - first[:, way])
+            cells.append(f"{f'{loss:.4f} +- {error:.4f}':>18}{f'{over:+.4f} +- {over_error:.4f}':>18}")
+            cells.append(f"{missed[way]:>9.1%}")
+        print(f"{setting:<24}" + "".join(cells))
+
+
+if __name__ == "__main__":
+    main()
