@@ -16,8 +16,9 @@ import numpy as np
 import pandas
 
 from . import checkpoints, data, events, metrics, runs, soundscapes, talk, training
+from .endpoints import RATE_HZ
 from .events import Detector, Outcome
-from .soundscapes import RATE_HZ, Soundscape
+from .soundscapes import Soundscape
 from .streaming import MODES
 from .streams import STREAMED, Streams
 
@@ -147,7 +148,7 @@ def judge(audio: Streams, chosen: dict[tuple[str, str], dict], plateaus: dict[st
             heard[key].append((rows[0], _detector(chosen[key]).smoothed(rows[1])))
         for setting in settings:
             offline[setting].append(_offline(audio, setting, track))
-        made.append(Said(track.words, track.hours, audio.experiment.corpus.speakers[track.said_by]))
+        made.append(_said(audio, track))
     kind, speech = audio.speech
     of_speech, of_keywords = audio.hear(settings, speech), audio.hear(settings, audio.keywords.samples)
     mixed = {db: mixed_in(audio, db) for db in OVER_DB}
@@ -170,6 +171,11 @@ def judge(audio: Streams, chosen: dict[tuple[str, str], dict], plateaus: dict[st
         runs.write_json(path, {"schema": 1, "setting": setting, "mode": mode, **values})
 
 
+def _said(audio: Streams, soundscape: Soundscape) -> Said:
+    speakers = audio.experiment.corpus.speakers[soundscape.word_clips]
+    return Said(soundscape.words, soundscape.hours, speakers)
+
+
 def mixed_in(audio: Streams, over_db: float) -> Soundscape:
     """The reported clips of the keyword mixed into `Streams.speech`, lowered, so many dB above it."""
     lowered = np.round(audio.speech[1] * 10 ** (SPEECH_DB / 20)).astype(np.int16)
@@ -182,9 +188,9 @@ def result(audio: Streams, setting: str, mode: str) -> dict:
 
 
 def _on_clips(curves, pooled, detector, heard, made, offline) -> dict:
-    """Results on the streams made of clips: DET, its points at the reported rates, what offline scoring
-    misses there and how much more the stream does, each with the spread over streams and the interval over
-    resampled speakers; and what the chosen detector does."""
+    """Results on the streams made of clips: DET; its points at the reported rates, with misses of each stream
+    and over speakers, what offline scoring misses, and how much more the stream does, over speakers too, both
+    thresholds held; and what the chosen detector does."""
     rates, speakers = {}, np.concatenate([said.speakers for said in made])
     for rate in events.RATES_PER_H:
         indices = [events.at_rate(curve.outcomes, rate) for curve in (pooled, *curves)]
@@ -215,7 +221,7 @@ def _on_clips(curves, pooled, detector, heard, made, offline) -> dict:
     }
 
 
-def _curves(detector: Detector, heard: list[tuple], made: list[tuple]) -> tuple[list[Curve], Curve]:
+def _curves(detector: Detector, heard: list[tuple], made: list[Said]) -> tuple[list[Curve], Curve]:
     """DET curves of streams, and of all of them together, at the same thresholds. heard: times and
     smoothed probabilities of each; made: what is said there."""
     smoothed = [values for _, values in heard]
@@ -240,8 +246,8 @@ def on_speech(audio: Streams, detector: Detector, of_speech: tuple, of_keywords:
     them: `det`, `at_misses` (share -> point, or None where it is not reached) and `chosen`. Points have
     `over_speakers` as well, the rate's interval over the speakers of the keywords."""
     smoothed = detector.smoothed(of_speech[1]), detector.smoothed(of_keywords[1])
-    hours, words = len(audio.speech[1]) / RATE_HZ / 3600, audio.keywords.words
-    speakers = audio.experiment.corpus.speakers[audio.keywords.said_by]
+    hours = len(audio.speech[1]) / RATE_HZ / 3600
+    words, _, speakers = _said(audio, audio.keywords)
 
     def outcomes(at: np.ndarray) -> list[Outcome]:
         false = events.det(of_speech[0], smoothed[0], np.zeros((0, 2)), hours, detector, at)

@@ -148,10 +148,12 @@ def bootstrap(
 def mean_interval(values, groups, replicates: int = 1000, seed: int = 0) -> tuple[float, float]:
     """95 % percentile interval of the mean of values (n,) over resampled groups, (n,) of anything that sorts,
     for instance speakers, whose values stay together. Efron 1979."""
-    values = np.asarray(values, float)
+    values, groups = np.asarray(values, float), np.asarray(groups)
+    if len(values) != len(groups):
+        raise ValueError("values and groups must have the same length")
     means = [values[drawn].mean() for drawn in resampled(groups, replicates, seed)]
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
+    low = np.quantile(means, 0.025, method="lower")
+    return float(low), float(np.quantile(means, 0.975, method="higher"))
 
 
 def resampled(groups: np.ndarray, replicates: int, seed: int) -> Iterator[np.ndarray]:

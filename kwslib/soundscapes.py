@@ -8,18 +8,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .tracks import RATE_HZ, Sources, lay
+from .endpoints import RATE_HZ
+from .tracks import Sources, lay
 
 
 @dataclass(frozen=True)
 class Soundscape:
-    """samples: (samples,) int16; words: (words, 2) seconds at which the keyword begins and ends, said_by:
-    (words,) positions of the clips it is from; clips: (clips,) samples at which whole clips begin, and
-    labels: (clips,) 1 for the keyword's."""
+    """samples: (samples,) int16; words: (words, 2) seconds at which the keyword begins and ends, word_clips:
+    (words,) positions in `Sources.clips` of the clips it is from; clips: (clips,) samples at which whole clips
+    begin, and labels: (clips,) 1 for the keyword's."""
 
     samples: np.ndarray
     words: np.ndarray
-    said_by: np.ndarray
+    word_clips: np.ndarray
     clips: np.ndarray
     labels: np.ndarray
 
@@ -41,7 +42,7 @@ def clip_stream(
     `snr_db` under the mean power of the clips' words."""
     generator = np.random.default_rng([seed, 17])
     samples = round(hours * 3600 * RATE_HZ)
-    track, words, said_by, laid = np.zeros(samples, np.float32), [], [], []
+    track, words, word_clips, laid = np.zeros(samples, np.float32), [], [], []
     at, next_keyword = 0, keyword_every_s * RATE_HZ / 2
     decks = {True: _deck(sources.keyword, generator), False: _deck(sources.others, generator)}
     powers = []
@@ -57,13 +58,13 @@ def clip_stream(
         laid.append((at, int(is_keyword)))
         if is_keyword:
             words.append(((at + begin) / RATE_HZ, (at + end) / RATE_HZ))
-            said_by.append(clip)
+            word_clips.append(clip)
             next_keyword += keyword_every_s * RATE_HZ
         at += sources.clips.shape[1] + int(generator.uniform(0, 1) * RATE_HZ)
     if not powers:
         raise ValueError(f"a stream of {hours} hours is too short for a clip")
     _lay_noise(track, sources.background, np.sqrt(np.mean(powers)), snr_db, generator)
-    return _soundscape(track, words, said_by, laid)
+    return _soundscape(track, words, word_clips, laid)
 
 
 def between_words(sources: Sources, seed: int) -> Soundscape:
@@ -85,7 +86,7 @@ def mixed_stream(
     """Running speech, (samples,) int16, with the keyword mixed into it about every `every_s`, its power
     `over_db` over that of the speech around it (2 s)."""
     generator = np.random.default_rng([seed, 19])
-    track, words, said_by = talk.astype(np.float32) / 32768, [], []
+    track, words, word_clips = talk.astype(np.float32) / 32768, [], []
     deck = _deck(sources.keyword, generator)
     for start in np.arange(0, len(talk) / RATE_HZ - every_s, every_s):
         clip = next(deck)
@@ -96,8 +97,8 @@ def mixed_stream(
         level = np.sqrt(np.mean(around**2) / max(np.mean(word**2), 1e-9)) * 10 ** (over_db / 20)
         lay(track, word * np.float32(level), at)
         words.append((at / RATE_HZ, (at + len(word)) / RATE_HZ))
-        said_by.append(clip)
-    return _soundscape(track, words, said_by, [])
+        word_clips.append(clip)
+    return _soundscape(track, words, word_clips, [])
 
 
 def _deck(clips: np.ndarray, generator: np.random.Generator):
@@ -121,8 +122,8 @@ def _lay_noise(track, background, level, snr_db, generator) -> None:
         under += np.float32(level * 10 ** (-snr / 20)) * noise
 
 
-def _soundscape(track: np.ndarray, words, said_by, laid: list[tuple[int, int]]) -> Soundscape:
+def _soundscape(track: np.ndarray, words, word_clips, laid: list[tuple[int, int]]) -> Soundscape:
     clips, labels = np.array(laid, int).reshape(-1, 2).T
     np.multiply(track, 32768, out=track)
     samples = np.clip(np.round(track, out=track), -32768, 32767, out=track).astype(np.int16)
-    return Soundscape(samples, np.array(words).reshape(-1, 2), np.array(said_by, int), clips, labels)
+    return Soundscape(samples, np.array(words).reshape(-1, 2), np.array(word_clips, int), clips, labels)

@@ -102,7 +102,7 @@ def interval(values, times: float = 1, places: int = 1) -> str:
 
 
 def ends(low_high: list[float | None]) -> str:
-    """What `events.at_misses_over` returns: '[2.0, -]', '-' where the share is not reached."""
+    """The ends of an interval: '[2.0, -]', '-' where a share of misses is not reached."""
     return f"[{', '.join('-' if rate is None else f'{rate:.1f}' for rate in low_high)}]"
 
 

@@ -23,7 +23,7 @@ from .architecture import Architecture
 from .events import Detector
 
 MODES = ("window", "carried")
-# Arrays, as NumPy takes twice as long to convert a number as to add it to a small array.
+# Arrays, as converting a number takes NumPy about as long as adding it to a small array.
 _ONE, _HALF, _FULL_SCALE = (np.array(value, np.float32) for value in (1, 0.5, 1 / 32768))
 
 
@@ -61,7 +61,7 @@ class Stream:
         windows = a.steps if mode == "window" else 1
         self._first = a.steps - 1 if mode == "window" else 0  # step that is the first to have a row
         # Times its length, by which the forward norm divides: NumPy converts the default norm's 1 at each
-        # call, which takes as long as the transform.
+        # call, which takes a good part of the transform's time.
         self._hann = front_end.window() * np.float32(front_end.window_samples)
         self._filters = front_end.filters()
         loudest = front_end.window().sum() ** 2 * self._filters.sum(axis=0).max()

@@ -34,12 +34,12 @@ class Plan:
     hours: float  # of each of the streams made of clips
     seeds: int  # of them
     choose_hours: float  # of the stream that detectors are chosen on
-    read_minutes: float  # of talk to judge on, where none is recorded
+    read_minutes: float  # of talk that detectors are chosen on; to judge on too, where none is recorded
 
 
 PLANS = {
     "smoke": Plan(0.3, 24, 2, 0.03, 2, 0.03, 0.3),
-    "quick": Plan(5, 2048, 0, 0.2, 5, 0.25, 5),
+    "quick": Plan(20, 2048, 0, 0.2, 5, 0.25, 20),
     "full": Plan(160, 16384, 4, 3, 5, 2, 30),
 }
 
@@ -149,7 +149,7 @@ class Streams:
         found = talk.recorded(self.experiment.corpus.root)
         if found:
             speech = np.concatenate(list(found.values()))
-            some = round(self.plan.read_minutes * 60 * tracks.RATE_HZ)
+            some = round(self.plan.read_minutes * 60 * endpoints.RATE_HZ)
             return "recorded", speech[:some] if self.plan is PLANS["smoke"] else speech
         keyword = self.experiment.run.parameters.keyword
         return "read", talk.read(keyword, "test", self.plan.read_minutes)

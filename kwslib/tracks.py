@@ -53,8 +53,8 @@ def targets(
 
 @dataclass(frozen=True)
 class Sources:
-    """What tracks are made of. clips: (clips, samples) int16, all of them; spans: (clips, 2) of their
-    words; keyword, others: positions; background: recordings, (samples,) int16; talk: (samples,)
+    """What tracks and soundscapes are made of. clips: (clips, samples) int16, all of them; spans: (clips, 2)
+    of their words; keyword, others: positions; background: recordings, (samples,) int16; talk: (samples,)
     int16 of running speech without the keyword, may be empty."""
 
     clips: np.ndarray

@@ -144,17 +144,30 @@ def test_what_offline_scoring_misses_is_stated_of_each_stream_and_of_all():
     assert point["more_than_offline"] == [0, 0, 0] == [0, *point["miss_rate_over_speakers"]]
 
 
-def test_what_a_stream_misses_over_offline_scoring_is_paired_by_speaker():
-    """Of two speakers a word each: the stream misses the second's, offline scoring neither."""
-    offline = [(np.array([1, 1, 0]), np.array([0.9, 0.8, 0.1]), 1.0)]
+def test_words_are_of_those_who_say_them(audio):
+    """Who says a word is found by its samples, which lie between two words as they are in the corpus."""
+    soundscape, corpus = audio.keywords, audio.experiment.corpus
+    said, keywords = judging._said(audio, soundscape), audio.sources("test").keyword
+    assert len(said.words) == len(said.speakers) == len(keywords) > 1
+    for start, speaker in zip(soundscape.clips[soundscape.labels == 1], said.speakers, strict=True):
+        same = (corpus.clips[keywords] == soundscape.samples[start : start + 16000]).all(1)
+        assert corpus.speakers[keywords[same]].tolist() == [speaker]
+
+
+@pytest.mark.parametrize(
+    "scores, more", [((0.9, 0.8), [0.5, 0, 1]), ((0.9, 0.05), [0, 0, 0]), ((0.05, 0.9), [0, -1, 1])]
+)
+def test_what_a_stream_misses_over_offline_scoring_is_of_the_same_words(scores, more):
+    """Of two speakers a word each: the stream misses the second's; offline scoring none, the same, the other."""
+    offline = [(np.array([1, 1, 0]), np.array([*scores, 0.1]), 1.0)]
     times, words = np.arange(0, 60.0, 0.5), np.array([[10.0, 10.5], [30.0, 30.5]])
     smoothed = np.where(times == 10.5, 0.9, 0.1)
     made = [judging.Said(words, 1.0, np.array(["a", "b"]))]
     detector, heard = Detector(smoothing=1), [(times, smoothed)]
     curves, pooled = judging._curves(detector, heard, made)
     point = judging._on_clips(curves, pooled, detector, heard, made, offline)["at_rate"]["0.5"]
-    assert point["miss_rate"][0] == 0.5 and point["offline_miss_rate"] == 0
-    assert point["more_than_offline"] == [0.5, 0, 1]  # both words of one speaker, or of the other
+    assert point["miss_rate"][0] == 0.5 and point["offline_miss_rate"] == np.mean(np.array(scores) < 0.1)
+    assert point["more_than_offline"] == more  # resampled: one word of each, or both of one
     assert point["miss_rate_over_speakers"] == (0, 1)
 
 

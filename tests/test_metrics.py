@@ -266,3 +266,5 @@ def test_a_mean_s_interval_is_over_groups():
     low, high = metrics.mean_interval(values, np.arange(100))
     assert 0.38 < low < 0.42 and 0.58 < high < 0.62  # 0.5 -+ 1.96 * 0.05
     assert metrics.mean_interval(values, np.arange(100)) == (low, high)
+    with pytest.raises(ValueError, match="same length"):
+        metrics.mean_interval(values, np.arange(50))

@@ -47,9 +47,10 @@ def test_a_first_teacher_teaches_the_baseline_and_this_all_others(audio, monkeyp
         return network.classifier.weight.detach()
 
     monkeypatch.setattr(training, "train", seen)
-    audio.train("baseline")
-    audio.train("student3", name="taught")
-    audio.train("student3", name="alone", taught=False)
+    fresh = streams.Streams(audio.experiment)
+    fresh.train("baseline")
+    fresh.train("student3", name="taught")
+    fresh.train("student3", name="alone", taught=False)
     first, baseline, taught, alone = asked
     assert [(name, seed) for name, seed, *_ in asked] == [
         ("teacher-stream", 1), ("baseline-stream", 0), ("taught", 0), ("alone", 0),
