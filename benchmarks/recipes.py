@@ -21,9 +21,11 @@ WAYS = ("window", "carried")
 RARE = 1e-3  # of the steps without the keyword: where keyword steps missed are counted
 
 
-def heard(audio: streams.Streams, settings: list[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def heard(
+    audio: streams.Streams, settings: list[str], count: int = TRACKS
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Setting -> step losses (batches, 2), of windows and carried, and the share (2,) of the keyword's steps that
-    are under the threshold which `RARE` of the others' reach."""
+    are under the threshold which `RARE` of the others' reach. count: tracks."""
     e, share = audio.experiment, tasks.Share()
     speech = talk.read(e.run.parameters.keyword, "validation", audio.plan.read_minutes)
     sources = audio.sources(e.chosen_on, speech)
@@ -35,7 +37,7 @@ def heard(audio: streams.Streams, settings: list[str]) -> dict[str, tuple[np.nda
     state = dict.fromkeys(settings)  # of the GRU, which goes on from batch to batch
     losses, keyword, others = ({s: [] for s in settings} for _ in range(3))
     with torch.inference_mode():
-        for step in tqdm(range(TRACKS // BATCH), "batches", disable=None):
+        for step in tqdm(range(count // BATCH), "batches", disable=None):
             power, wanted = pool.draw(step, BATCH, draw)
             log_mels = features.log_mel(power, architecture.front_end)
             for setting, network in networks.items():

@@ -93,14 +93,14 @@ class Streams:
         model = self._load(setting)
         teacher = None
         if taught:
-            teacher = self._first_teacher if setting == "baseline" else self._load("baseline" + STREAMED)
+            teacher = self.first_teacher if setting == "baseline" else self._load("baseline" + STREAMED)
         result = self._train(model, name, recipe, p.seed, share, teacher)
         models.save(e.run.checkpoint(name), result.model)
         e.run.write_history(name, result.history)
         return Trained(result.model, result.epoch, e.run.history(name))
 
     @cached_property
-    def _first_teacher(self) -> models.CRNN:
+    def first_teacher(self) -> models.CRNN:
         """`TEACHER`, with a seed of its own for what is drawn."""
         p = self.experiment.run.parameters
         recipe = training.recipe(TEACHER, p.profile)

@@ -34,7 +34,7 @@ def test_clips_go_from_the_noisiest_to_the_cleanest_evenly(audio):
     assert [endpoints.over_noise(clip).max() for clip in shown] == [clear[rank] for rank in ranks]
 
 
-def test_a_first_teacher_teaches_the_baseline_and_this_all_others(audio, monkeypatch):
+def test_afirst_teacher_teaches_the_baseline_and_this_all_others(audio, monkeypatch):
     """The first is trained once; whoever asks again gets what was kept. Without a teacher, tracks have
     labels alone, and clips are taught by the network that met no streams."""
     asked, train = [], training.train
@@ -66,7 +66,7 @@ def test_a_first_teacher_teaches_the_baseline_and_this_all_others(audio, monkeyp
     ):
         assert torch.equal(weights(clips_teacher), weights(load(setting)))
     monkeypatch.setattr(tasks.Tracks, "losses", None)  # nothing can be trained any more
-    again = streams.Streams(audio.experiment)._first_teacher
+    again = streams.Streams(audio.experiment).first_teacher
     assert torch.equal(weights(again), weights(baseline[2]))
     assert not torch.equal(weights(again), weights(load("baseline-stream")))
 
