@@ -82,7 +82,7 @@ _FULL = {
     # forgetting, arXiv 1606.09282): for the first teacher the baseline, for others what teaches them tracks.
     "teacher-stream": Recipe(epochs=24, rate=1e-3, temperature=2.0, label_share=0.5, unmasked=0.3),
     "baseline-stream": Recipe(epochs=32, rate=1e-3, temperature=2.0, label_share=0.5, unmasked=0.3),
-    "student3-stream": Recipe(epochs=84, rate=6e-3, temperature=10.0, label_share=0.5, unmasked=0.3),
+    "student3-stream": Recipe(epochs=70, rate=6e-3, temperature=10.0, label_share=0.5, unmasked=0.3),
 }
 
 
