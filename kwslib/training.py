@@ -97,7 +97,7 @@ def recipe(setting: str, profile: str) -> Recipe:
     if profile == "smoke":
         return replace(full, epochs=2, epoch_steps=3, batch_size=32)
     if profile == "quick" and setting.endswith("-stream"):
-        return replace(full, epochs=3, epoch_steps=100)
+        return replace(full, epochs=3, epoch_steps=300)
     if profile == "quick":
         return replace(full, epochs=10, epoch_steps=200, rate=3e-3)
     return full
