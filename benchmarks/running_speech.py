@@ -37,6 +37,7 @@ VARIANTS = {  # name -> what is added to the one before
     TAUGHT: Share(),
 }
 SHARE = "0.05"  # of the keywords missed
+LOSS_OF = 1024  # tracks
 HELD = 4096  # tracks, of which some are made anew at every step: for few epochs enough, and sooner made
 
 
@@ -68,7 +69,7 @@ def main() -> None:
     kind, speech = audio.speech
     names = list(settings.values())
     of_speech, of_keywords = audio.hear(names, speech), audio.hear(names, audio.keywords.samples)
-    losses = {name: losses for name, (losses, _) in recipes.heard(audio, names).items()}
+    losses = {name: losses for name, (losses, _) in recipes.heard(audio, names, LOSS_OF).items()}
     rows = []
     for (network, variant), name in settings.items():
         quality = experiment.evaluate_clips(experiment.load(name))
