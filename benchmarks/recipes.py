@@ -31,7 +31,7 @@ def heard(
     sources = audio.sources(e.chosen_on, speech)
     networks = {s: models.load(e.run.needed("checkpoints", s, "safetensors")) for s in settings}
     architecture = next(iter(networks.values())).architecture
-    # All are made anew at every step: each track is drawn from few, but no two batches share one.
+    # All of the pool is made anew at every step, so that no two batches share a track.
     pool = tasks.Pool(sources, share, architecture, BATCH, renewed=BATCH, seed=SEED)
     draw = np.random.default_rng(SEED)
     state = dict.fromkeys(settings)  # of the GRU, which goes on from batch to batch

@@ -23,7 +23,7 @@ from kwslib.tracks import Mix
 TAUGHT = "a teacher"  # as released networks have
 PLAIN = {"hardest": 0.0, "agreement": 0.0}  # of the loss
 BARE = {"talk": 0.0, "cut": 0.0, "noise": 0.0}  # words alone
-DRY = {"room": 0.0}
+DRY = {"room": 0.0}  # no rooms
 SAME = {"varied": False, "fragment": 0.0} | DRY  # no other pace or microphone, whole keywords
 VARIANTS = {  # name -> what is added to the one before
     "words": Share(**PLAIN, mix=Mix(**BARE | SAME)),

@@ -101,7 +101,7 @@ class Streams:
 
     @cached_property
     def first_teacher(self) -> models.CRNN:
-        """`TEACHER`, with a seed of its own for what is drawn."""
+        """`TEACHER`, trained here if it is not yet, with a seed of its own for what is drawn."""
         p = self.experiment.run.parameters
         recipe = training.recipe(TEACHER, p.profile)
         return self._train(self._load("baseline"), TEACHER, recipe, p.seed + 1, None, None).model

@@ -34,7 +34,7 @@ def test_clips_go_from_the_noisiest_to_the_cleanest_evenly(audio):
     assert [endpoints.over_noise(clip).max() for clip in shown] == [clear[rank] for rank in ranks]
 
 
-def test_afirst_teacher_teaches_the_baseline_and_this_all_others(audio, monkeypatch):
+def test_a_first_teacher_teaches_the_baseline_and_this_all_others(audio, monkeypatch):
     """The first is trained once; whoever asks again gets what was kept. Without a teacher, tracks have
     labels alone, and clips are taught by the network that met no streams."""
     asked, train = [], training.train
