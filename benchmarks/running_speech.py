@@ -14,27 +14,31 @@ from pathlib import Path
 
 import recipes
 
-from kwslib import data, experiments, judging, runs, streams
+from kwslib import data, experiments, judging, runs, streams, training
 from kwslib.events import Detector
 from kwslib.streaming import MODES
 from kwslib.tasks import Share
 from kwslib.tracks import Mix
 
 TAUGHT = "a teacher"  # as released networks have
-PLAIN = {"hardest": 0.0, "agreement": 0.0}  # of the loss
+CLIPS = {"weight": 0.35, "clips": 128, "tracks": 16}  # as much of a step is clips
+PLAIN = {"hardest": 0.0, "agreement": 0.0} | CLIPS  # of the loss
 BARE = {"talk": 0.0, "cut": 0.0, "noise": 0.0}  # words alone
 DRY = {"room": 0.0}  # no rooms
 SAME = {"varied": False, "fragment": 0.0} | DRY  # no other pace or microphone, whole keywords
+SOME, ALL = 0.3, 1.0  # of the steps whose clips are not masked
 VARIANTS = {  # name -> what is added to the one before
-    "words": Share(**PLAIN, mix=Mix(**BARE | SAME)),
-    "cut words, noise": Share(**PLAIN, mix=Mix(talk=0.0, **SAME)),
-    "talk": Share(**PLAIN, mix=Mix(**SAME)),
-    "hardest steps": Share(agreement=0.0, mix=Mix(**SAME)),
-    "pace, microphone": Share(agreement=0.0, mix=Mix(fragment=0.0, **DRY)),
-    "parts of keywords": Share(agreement=0.0, mix=Mix(**DRY)),
-    "carried as windows": Share(mix=Mix(**DRY)),
-    "rooms": Share(),
-    TAUGHT: Share(),
+    "words": (Share(**PLAIN, mix=Mix(**BARE | SAME)), SOME),
+    "cut words, noise": (Share(**PLAIN, mix=Mix(talk=0.0, **SAME)), SOME),
+    "talk": (Share(**PLAIN, mix=Mix(**SAME)), SOME),
+    "hardest steps": (Share(agreement=0.0, **CLIPS, mix=Mix(**SAME)), SOME),
+    "pace, microphone": (Share(agreement=0.0, **CLIPS, mix=Mix(fragment=0.0, **DRY)), SOME),
+    "parts of keywords": (Share(agreement=0.0, **CLIPS, mix=Mix(**DRY)), SOME),
+    "carried as windows": (Share(**CLIPS, mix=Mix(**DRY)), SOME),
+    "rooms": (Share(**CLIPS), SOME),
+    "clips never masked": (Share(**CLIPS), ALL),
+    "more tracks, fewer clips": (Share(), ALL),
+    TAUGHT: (Share(), ALL),
 }
 SHARE = "0.05"  # of the keywords missed
 LOSS_OF = 1024  # tracks
@@ -59,9 +63,11 @@ def main() -> None:
     audio.plan = replace(audio.plan, tracks=min(HELD, audio.plan.tracks))
     for network in options.networks:
         settings[network, "clips alone"] = network
-        for variant, share in VARIANTS.items():
+        full = training.recipe(network + streams.STREAMED, experiment.run.parameters.profile)
+        for variant, (share, unmasked) in VARIANTS.items():
             name = f"{network}-ablation-{variant.replace(', ', '-').replace(' ', '-')}"
-            audio.train(network, share, name, options.epochs, taught=variant == TAUGHT)
+            recipe = replace(full, epochs=options.epochs, unmasked=unmasked)
+            audio.train(network, share, name, recipe, taught=variant == TAUGHT)
             settings[network, variant] = name
     if options.train_only:
         return

@@ -7,7 +7,7 @@ that no training and no choice of a detector has heard.
 import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from multiprocessing import get_context
@@ -80,16 +80,15 @@ class Streams:
         setting: str,
         share: tasks.Share | None = None,
         name: str | None = None,
-        epochs: int | None = None,
+        recipe: training.Recipe | None = None,
         taught: bool = True,
     ) -> Trained:
         """Trains a setting of this run further, on continuous tracks, and saves it as `name`, by default
         SETTING-stream. With taught, both clips and tracks have a teacher: the baseline `TEACHER`, which is
         trained here if it is not yet, all others baseline-stream. Without, tracks have labels alone, and
-        clips the baseline as teacher. share: what the tracks are made of; epochs: other than the recipe's."""
+        clips the baseline as teacher. share: what the tracks are made of; recipe: other than SETTING-stream's."""
         e, p = self.experiment, self.experiment.run.parameters
-        name, recipe = name or setting + STREAMED, training.recipe(setting + STREAMED, p.profile)
-        recipe = replace(recipe, epochs=epochs or recipe.epochs)
+        name, recipe = name or setting + STREAMED, recipe or training.recipe(setting + STREAMED, p.profile)
         model = self._load(setting)
         teacher = None
         if taught:

@@ -89,13 +89,13 @@ class Clips:
 class Share:
     """How much of a step is what."""
 
-    weight: float = 0.35  # of the tracks' loss; the clips' has the rest
-    clips: int = 128
-    tracks: int = 16
+    weight: float = 0.6  # of the tracks' loss; the clips' has the rest
+    clips: int = 64
+    tracks: int = 32
     seconds: float = 4.0
     window_every: int = 4  # steps between the windows that are scored from rest
     hardest: float = 0.1  # of the steps without the keyword: so many, the worst, make half their loss
-    agreement: float = 3.0  # weight of the divergence of carried outputs from windows of the same steps
+    agreement: float = 0.5  # weight of the divergence of carried outputs from windows of the same steps
     temperature: float = 2.0  # of a teacher's windows; half of the tracks' loss, where there is a teacher
     mix: Mix = field(default_factory=Mix)
 

@@ -80,9 +80,9 @@ _FULL = {
     "student3": Recipe(epochs=36, temperature=30.0, label_share=0.5, unmasked=0.3),
     # Clips with a teacher, so that what was learned on them is not lost (Li and Hoiem: Learning without
     # forgetting, arXiv 1606.09282): for the first teacher the baseline, for others what teaches them tracks.
-    "teacher-stream": Recipe(epochs=24, rate=1e-3, temperature=2.0, label_share=0.5, unmasked=0.3),
-    "baseline-stream": Recipe(epochs=32, rate=1e-3, temperature=2.0, label_share=0.5, unmasked=0.3),
-    "student3-stream": Recipe(epochs=70, rate=6e-3, temperature=10.0, label_share=0.5, unmasked=0.3),
+    "teacher-stream": Recipe(epochs=12, rate=1e-3, temperature=2.0, label_share=0.5, unmasked=1.0),
+    "baseline-stream": Recipe(epochs=24, rate=1e-3, temperature=2.0, label_share=0.5, unmasked=1.0),
+    "student3-stream": Recipe(epochs=60, rate=6e-3, temperature=10.0, label_share=0.5, unmasked=1.0),
 }
 
 
