@@ -79,6 +79,11 @@ class Stream:
         # The newest output of each window: in `window` the newest window's first, the oldest one's last.
         flat = self._outputs.reshape(windows * a.steps, a.hidden + 1)
         self._newest = flat[a.steps - 1 : -1 : a.steps - 1] if windows > 1 else flat[-1:]
+        # Where a step moves what is kept, and from where: outputs by a window or a step, log-mels by the stride.
+        self._outputs_to, self._outputs_from = _moved(
+            self._outputs, 1 if mode == "carried" else a.steps, a.hidden + 1
+        )
+        self._frames_to, self._frames_from = _moved(self._block, a.stride[1], front_end.mels)
         attend, energy, classify = "attention.0", "attention.2", "classifier"
         self._attend = np.ascontiguousarray(_with_bias(weights, attend).T)
         self._energy = weights[f"{energy}.weight"][0]  # its bias shifts all energies alike
@@ -235,7 +240,7 @@ class Stream:
                 rows.append(((self._began + frame * hop) / a.front_end.sample_rate_hz, probability))
             self._steps += 1
             self._kept = kernel - stride
-            self._block[: self._kept] = self._block[stride:]
+            self._frames_to[:] = self._frames_from
         self._samples = samples[start:].copy()  # no view: it would keep all that was fed
         return np.array(rows) if rows else np.zeros((0, 2))
 
@@ -261,14 +266,12 @@ class Stream:
     def _step(self) -> float:
         """One step on the log-mels in the block -> probability of the keyword in the last second."""
         outputs, inputs = self._outputs, self._inputs[None]
+        self._outputs_to[:] = self._outputs_from
         if self.mode == "window":  # the window that is complete makes room for a new one
-            outputs[:-1] = outputs[1:]
             for layer in self._gru:
-                layer.hidden[:-1] = layer.hidden[1:]
-                layer.hidden[-1] = 0
+                layer.begin()
             last = outputs[0]
         else:
-            outputs[0, :-1] = outputs[0, 1:]
             last = outputs[0, -min(self._steps + 1, len(outputs[0])) :]
         for layer in self._gru:
             inputs = layer.advance(inputs)
@@ -298,6 +301,7 @@ class _Layer:
         self._hidden_weights = np.ascontiguousarray(self._hidden_weights)
         self._with_one = np.ones((windows, size + 1), np.float32)
         self.hidden = self._with_one[:, :size]
+        self._hidden_to, self._hidden_from = _moved(self._with_one, 1, size + 1)
         self._ours, self._theirs = (np.zeros((n, 3 * size), np.float32) for n in (rows, windows))
         self._gates, self._new = np.zeros((windows, 2 * size), np.float32), np.zeros_like(self.hidden)
         self._halves = np.repeat(np.float32([0.5, 0.5, 1]), size)
@@ -310,6 +314,11 @@ class _Layer:
     def read(self, input_weights: np.ndarray) -> None:
         """Takes (inputs + 1, 3 hidden) as the weights of inputs that end in a 1."""
         self._input_weights = np.ascontiguousarray(input_weights * self._halves)
+
+    def begin(self) -> None:
+        """Makes room for a new window, the last, in place of the first."""
+        self._hidden_to[:] = self._hidden_from
+        self.hidden[-1] = 0
 
     def advance(self, inputs: np.ndarray) -> np.ndarray:
         """(windows or 1, inputs + 1) -> the new states (windows, hidden + 1), ending in a 1."""
@@ -340,6 +349,13 @@ def _convolved(weights: dict[str, np.ndarray], a: Architecture, input_weights: n
         made[:, under] += np.einsum("cmf,ch->fmh", kernel, of_maps[:, row])
     bias = np.einsum("c,cmh->h", weights["convolution.bias"].astype(np.float64), of_maps) + input_weights[-1]
     return np.concatenate([made.reshape(-1, made.shape[2]), bias[None]]).astype(np.float32)
+
+
+def _moved(array: np.ndarray, rows: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Views of an array of rows of a size: all but the last `rows`, and all but the first `rows`. They have one
+    dimension, as NumPy assigns overlapping ones of more by way of a copy."""
+    flat = array.reshape(-1)
+    return flat[: len(flat) - rows * size], flat[rows * size :]
 
 
 def _with_bias(weights: dict[str, np.ndarray], name: str) -> np.ndarray:
