@@ -176,15 +176,18 @@ def _words_and_clips() -> str:
 def ablation() -> str:
     """Markdown table: what each measure against false accepts on running speech brings."""
     found = json.loads((ROOT / "reports" / "ablation.json").read_text())
-    aside = ("network", "variant", "one_minus_auc", "loss")
+    aside = ("network", "variant", "one_minus_auc", "loss", "missed")
     ways = [name for name in found["rows"][0] if name not in aside]
     heads = [f"{way.split(', ')[0]}, mean of {way.split(', ')[1]}" for way in ways]
-    losses = [f"loss, {way}" for way in found["rows"][0]["loss"]]
-    lines = [f"| network | trained on | 1 - AUC of clips | {' | '.join(losses + heads)} |"]
-    lines.append("|---|---|--:|" + "--:|" * len(losses + heads))
+    on_tracks = [f"{what}, {way}" for way in found["rows"][0]["loss"] for what in ("loss", "steps missed %")]
+    lines = [f"| network | trained on | 1 - AUC of clips | {' | '.join(on_tracks + heads)} |"]
+    lines.append("|---|---|--:|" + "--:|" * len(on_tracks + heads))
     for row in found["rows"]:
         rates = [interval(row[way]) if row[way] else NOT_REACHED for way in ways]
-        cells = [f"{row['one_minus_auc']:.2e}", *(f"{loss:.3f}" for loss in row["loss"].values()), *rates]
+        cells = [f"{row['one_minus_auc']:.2e}"]
+        for way, loss in row["loss"].items():
+            cells += [f"{loss:.3f}", f"{100 * row['missed'][way]:.0f}"]
+        cells += rates
         variant = row["variant"] if row["variant"] == "clips alone" else f"+ {row['variant']}"
         lines.append(f"| {row['network']} | {variant} | {' | '.join(cells)} |")
     return "\n".join(lines) + (
@@ -193,7 +196,7 @@ def ablation() -> str:
         f"{found['epochs']} epochs of training; the released networks have more, and so have those that teach the last row. "
         f"*mean of 3*: three steps smoothed; released networks smooth as many as was chosen. Rows are of one seed, and their "
         f"intervals of the hours alone. *Loss*: of the steps of new tracks of the validation part, made as for the last rows; it tells more than "
-        f"counts do (`benchmarks/recipes.py`). "
+        f"counts do (`benchmarks/recipes.py`); *steps missed*: the keyword's, where one in a thousand of the others is taken for one. "
         f"How each measure was chosen: `data/README.md`.\n"
     )
 
