@@ -21,7 +21,7 @@ from kwslib.tasks import Share
 from kwslib.tracks import Mix
 
 TAUGHT = "a teacher"  # as released networks have
-CLIPS = {"weight": 0.35, "clips": 128, "tracks": 16}  # as much of a step is clips
+CLIPS = {"weight": 0.35, "clips": 128, "tracks": 16}  # a step that is mostly clips
 PLAIN = {"hardest": 0.0, "agreement": 0.0} | CLIPS  # of the loss
 BARE = {"talk": 0.0, "cut": 0.0, "noise": 0.0}  # words alone
 DRY = {"room": 0.0}  # no rooms
@@ -107,6 +107,7 @@ def main() -> None:
             "speech": kind,
             "speech_hours": len(speech) / 16000 / 3600,
             "keywords": len(audio.keywords.words),
+            "rare": recipes.RARE,
             "rows": rows,
         }
         options.json.write_text(json.dumps(result, indent=1) + "\n")

@@ -195,8 +195,9 @@ def ablation() -> str:
         f"{found['keywords']} keywords are missed, speakers apart; each row has what the rows above it have, and "
         f"{found['epochs']} epochs of training; the released networks have more, and so have those that teach the last row. "
         f"*mean of 3*: three steps smoothed; released networks smooth as many as was chosen. Rows are of one seed, and their "
-        f"intervals of the hours alone. *Loss*: of the steps of new tracks of the validation part, made as for the last rows; it tells more than "
-        f"counts do (`benchmarks/recipes.py`); *steps missed*: the keyword's, where one in a thousand of the others is taken for one. "
+        f"intervals of the hours alone. *Loss*, *steps missed*: on new tracks of the validation part, made as for the last rows; missed are those of the "
+        f"keyword where {100 * found['rare']:.1f} % of the others are taken for it. Both tell more than counts do (`benchmarks/recipes.py`), "
+        f"the loss also of how sure a network is. "
         f"How each measure was chosen: `data/README.md`.\n"
     )
 
