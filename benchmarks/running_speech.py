@@ -59,7 +59,7 @@ def main() -> None:
     experiment = experiments.open_experiment(**held, run=options.run)
     audio, settings = streams.Streams(experiment), {}
     if "baseline" in options.networks:
-        _ = audio.first_teacher  # the run's own, before fewer tracks are held
+        audio.first_teacher()  # the run's own, before fewer tracks are held
     audio.plan = replace(audio.plan, tracks=min(HELD, audio.plan.tracks))
     for network in options.networks:
         settings[network, "clips alone"] = network

@@ -148,15 +148,16 @@ def parts(path: Path) -> dict[str, float]:
     for mode in streaming.MODES:
         stream = streaming.Stream.load(path, mode)
         audio = np.random.default_rng(0).normal(0, 2000, 60 * RATE_HZ).astype(np.int16)
-        log_mels, spent = stream._log_mels, [0.0]
+        log_mels, spent = stream._log_mels[1], [0.0]  # of every step but the first
+        make = log_mels.make
 
-        def timed(samples, out, log_mels=log_mels, spent=spent):
+        def timed(samples, start, make=make, spent=spent):
             begun = time.perf_counter()
-            log_mels(samples, out)
+            make(samples, start)
             spent[0] += time.perf_counter() - begun
 
         stream.hear(audio[: 5 * RATE_HZ])
-        stream._log_mels, spent[0] = timed, 0.0
+        log_mels.make = timed
         begun = time.perf_counter()
         stream.hear(audio)
         whole = time.perf_counter() - begun

@@ -19,12 +19,13 @@ from pathlib import Path
 import numpy as np
 
 from . import checkpoints
-from .architecture import Architecture
+from .architecture import Architecture, FrontEnd
 from .events import Detector
 
 MODES = ("window", "carried")
 # Arrays, as converting a number takes NumPy about as long as adding it to a small array.
 _ONE, _HALF, _FULL_SCALE = (np.array(value, np.float32) for value in (1, 0.5, 1 / 32768))
+_PIECE = 16000  # samples that are heard at a time: what is fed at once may be hours
 
 
 @dataclass
@@ -60,38 +61,41 @@ class Stream:
             raise ValueError("a stream needs windows at least as long as their hop")
         windows = a.steps if mode == "window" else 1
         self._first = a.steps - 1 if mode == "window" else 0  # step that is the first to have a row
-        # Times its length, by which the forward norm divides: NumPy converts the default norm's 1 at each
-        # call, which takes a good part of the transform's time.
-        self._hann = front_end.window() * np.float32(front_end.window_samples)
-        self._filters = front_end.filters()
-        loudest = front_end.window().sum() ** 2 * self._filters.sum(axis=0).max()
-        self._floor = np.array(front_end.floor, np.float32)
-        self._reaches_ceiling = loudest >= front_end.ceiling  # samples are at most 1
-        self._spectra = np.zeros((a.kernel[1], front_end.bins), np.complex64)
-        self._power = np.zeros(self._spectra.shape, np.float32)
         # Log-mels under the kernel; after them a 1, by which biases are part of the weights.
         self._inputs = np.ones(a.kernel[1] * front_end.mels + 1, np.float32)
         self._block = self._inputs[:-1].reshape(a.kernel[1], front_end.mels)
-        sizes = [1] + [windows] * (a.layers - 1)
-        self._gru = [_Layer(weights, n, a.hidden, rows, windows) for n, rows in enumerate(sizes)]
-        self._gru[0].read(_convolved(weights, a, self._gru[0].input_weights))
-        self._outputs = np.ones((windows, a.steps, a.hidden + 1), np.float32)
-        # The newest output of each window: in `window` the newest window's first, the oldest one's last.
-        flat = self._outputs.reshape(windows * a.steps, a.hidden + 1)
-        self._newest = flat[a.steps - 1 : -1 : a.steps - 1] if windows > 1 else flat[-1:]
-        # Where a step moves what is kept, and from where: outputs by a window or a step, log-mels by the stride.
-        self._outputs_to, self._outputs_from = _moved(
-            self._outputs, 1 if mode == "carried" else a.steps, a.hidden + 1
-        )
-        self._frames_to, self._frames_from = _moved(self._block, a.stride[1], front_end.mels)
+        # Those of the first step, and those that are new at all others.
+        self._log_mels = tuple(_LogMels(front_end, self._block[-n:]) for n in (a.kernel[1], a.stride[1]))
+        # Samples from the next frame's first one on: room for what waits for a step, a piece, and the end reflected.
+        room = self._log_mels[0].needed + _PIECE + front_end.window_samples
+        self._samples = np.zeros(room, np.float32)
+        # A column a window, so that what is worked on together lies together. States of the layers, the last
+        # layer's first, with a row of 1 before the first layer's: each layer reads rows that are neighbours.
+        self._states = np.zeros((a.layers * a.hidden + 1, windows), np.float32)
+        self._unheard = (np.arange(len(self._states)) == (a.layers - 1) * a.hidden).astype(np.float32)
+        self._gru = [_Layer(weights, n, a.hidden, self._states) for n in range(a.layers)]
+        self._from_inputs = _convolved(weights, a, self._gru[0].from_below)
+        # The last outputs of each window, step by step, the oldest window first; below them a row of 1.
+        self._outputs = np.ones((a.hidden + 1, windows, a.steps), np.float32)
+        flat = self._outputs.reshape(a.hidden + 1, -1)
+        # What the oldest window has said; and the newest of each window: of the oldest its last, of the newest its
+        # first.
+        self._last = flat[:, : a.steps]
+        self._newest = flat[:-1, a.steps - 1 : -1 : a.steps - 1] if windows > 1 else flat[:-1, -1:]
+        # Where a step moves what is kept, and from where: outputs and states by a window, or outputs by a step;
+        # log-mels by the stride. What comes from the next row is of the newest, and written anew.
+        self._outputs_to, self._outputs_from = _moved(self._outputs, a.steps if windows > 1 else 1)
+        self._states_to, self._states_from = _moved(self._states, 1)
+        self._frames_to, self._frames_from = _moved(self._block, a.stride[1] * front_end.mels)
         attend, energy, classify = "attention.0", "attention.2", "classifier"
-        self._attend = np.ascontiguousarray(_with_bias(weights, attend).T)
         self._energy = weights[f"{energy}.weight"][0]  # its bias shifts all energies alike
         # An energy is at most the sum of these weights: small enough for exp, or the largest is taken off.
         self._is_small = np.abs(self._energy).sum() < 80
         other, keyword = _with_bias(weights, classify)
-        # Of two classes the difference of logits decides; beside it the 1 that the outputs end in.
-        self._classify = np.stack([keyword - other, np.eye(a.hidden + 1, dtype=np.float32)[-1]], axis=1)
+        # Beside the attention: the difference of logits, which decides between two classes, and the 1 that the
+        # outputs end in.
+        one = np.eye(a.hidden + 1, dtype=np.float32)[-1]
+        self._read = np.vstack([_with_bias(weights, attend), keyword - other, one])
         self.reset()
 
     @classmethod
@@ -127,11 +131,11 @@ class Stream:
 
     def reset(self) -> None:
         """Forgets everything heard; the next sample is at 0 s."""
-        self._samples, self._began, self._heard = np.zeros(0, np.float32), 0, 0
-        self._kept, self._steps, self._is_over = 0, 0, False
-        self._outputs[..., :-1] = 0
-        for layer in self._gru:
-            layer.hidden[:] = 0
+        # The start is reflected about sample 0: in front of it room for half a window.
+        self._pending, self._began, self._heard = self.architecture.front_end.window_samples // 2, 0, 0
+        self._steps, self._is_over = 0, False
+        self._outputs[:-1] = 0
+        self._states[:] = self._unheard[:, None]
 
     def skip(self, samples: int) -> None:
         """A gap: so many samples were lost. Forgets everything heard; the next sample comes after it."""
@@ -145,25 +149,29 @@ class Stream:
     def state(self) -> State:
         """A copy of the state; assign one to go on from there."""
         return State(
-            samples=self._samples.copy(),
+            samples=self._samples[self._unreflected(self._heard) : self._pending].copy(),
             began=self._began,
             heard=self._heard,
-            frames=self._block[: self._kept].copy(),
+            frames=self._block[: self._kept(self._steps)].copy(),
             step=self._steps,
-            hidden=np.stack([layer.hidden for layer in self._gru]),
-            outputs=self._outputs[..., :-1].copy(),
+            hidden=np.stack([layer.hidden.T for layer in self._gru]),
+            outputs=self._outputs[:-1].transpose(1, 2, 0).copy(),
             is_over=self._is_over,
         )
 
     @state.setter
     def state(self, state: State) -> None:
         a = self.architecture
-        kept = 0 if int(state.step) == 0 else a.kernel[1] - a.stride[1]
+        # Arrays after numpy.load.
+        began, heard, step = (int(n) for n in (state.began, state.heard, state.step))
+        if min(began, heard, step) < 0:
+            raise ValueError(f"not a state: began {began}, heard {heard}, step {step}; none may be negative")
+        kept, waiting = self._kept(step), np.size(state.samples)
         shapes = {
-            "samples": (np.size(state.samples),),
+            "samples": (heard if self._unreflected(heard) else waiting,),
             "frames": (kept, a.front_end.mels),
-            "hidden": (a.layers, *self._gru[0].hidden.shape),
-            "outputs": self._outputs[..., :-1].shape,
+            "hidden": (a.layers, self._states.shape[1], a.hidden),
+            "outputs": (*self._outputs.shape[1:], a.hidden),
         }
         values = {name: np.array(getattr(state, name), np.float32) for name in shapes}
         for name, shape in shapes.items():
@@ -174,16 +182,20 @@ class Stream:
                 )
             if not np.isfinite(values[name]).all():
                 raise ValueError(f"not a state: {name} holds values that are not finite")
-        # Arrays after numpy.load.
-        began, heard, step = (int(n) for n in (state.began, state.heard, state.step))
-        if min(began, heard, step) < 0:
-            raise ValueError(f"not a state: began {began}, heard {heard}, step {step}; none may be negative")
-        self._samples, self._began, self._heard = values["samples"], began, heard
-        self._kept, self._steps, self._is_over = kept, step, bool(state.is_over)
+        if waiting >= self._log_mels[step > 0].needed:
+            raise ValueError(f"not a state: {waiting} samples wait, which are enough for a step")
+        self._began, self._heard, self._steps, self._is_over = began, heard, step, bool(state.is_over)
+        first = self._unreflected(heard)
+        self._pending = first + waiting
+        self._samples[first : self._pending] = values["samples"]
         self._block[:kept] = values["frames"]
-        self._outputs[..., :-1] = values["outputs"]
+        self._outputs[:-1] = values["outputs"].transpose(2, 0, 1)
         for layer, hidden in zip(self._gru, values["hidden"], strict=True):
-            layer.hidden[:] = hidden
+            layer.hidden[:] = hidden.T
+
+    def _kept(self, steps: int) -> int:
+        """Log-mels that the next step still needs, after so many steps."""
+        return self.architecture.kernel[1] - self.architecture.stride[1] if steps else 0
 
     def feed(self, samples: np.ndarray) -> np.ndarray:
         """Hears (samples,) int16, or float from -1 to 1; any number of them, none included.
@@ -192,23 +204,24 @@ class Stream:
         frame, and the probability of the keyword in the last second.
         """
         self._goes_on()
-        samples, half = _clean(samples), self.architecture.front_end.window_samples // 2
-        waiting = self._heard <= half  # the start is reflected about sample 0: it takes half + 1
-        self._heard += len(samples)
-        self._samples = np.concatenate((self._samples, samples))
-        if waiting and self._heard > half:
-            self._samples = np.concatenate((self._samples[half:0:-1], self._samples))
-        return self._advance() if self._heard > half else np.zeros((0, 2))
+        samples, scale = _clean(samples)
+        rows = []
+        for start in range(0, len(samples), _PIECE):
+            self._hear(samples[start : start + _PIECE], scale, rows)
+        return np.array(rows) if rows else np.zeros((0, 2))
 
     def flush(self) -> np.ndarray:
         """Ends the stream: reflects its last half window, as offline framing does, and returns the
         steps that this completes. After it the stream must be reset, or skip to where it goes on."""
         self._goes_on()
-        self._is_over, half = True, self.architecture.front_end.window_samples // 2
-        if self._heard <= half:
-            return np.zeros((0, 2))
-        self._samples = np.concatenate((self._samples, self._samples[-2 : -half - 2 : -1]))
-        return self._advance()
+        self._is_over, rows, end = True, [], self._pending
+        if not self._unreflected(self._heard):
+            half = self.architecture.front_end.window_samples // 2
+            reflected = self._samples[:end][-2 : -half - 2 : -1]
+            self._pending += len(reflected)
+            self._samples[end : self._pending] = reflected
+            self._advance(rows)
+        return np.array(rows) if rows else np.zeros((0, 2))
 
     def hear(self, samples: np.ndarray, chunk: int = 1280) -> np.ndarray:
         """A recording from a fresh start, `chunk` samples at a time: (steps, 2) as from `feed`."""
@@ -222,120 +235,143 @@ class Stream:
         if self._is_over:
             raise ValueError("the stream was flushed; reset it, or skip to where it goes on")
 
-    def _advance(self) -> np.ndarray:
+    def _unreflected(self, heard: int) -> int:
+        """Samples before the stream's first that are not known yet: half a window, and it takes one more to know."""
+        half = self.architecture.front_end.window_samples // 2
+        return half if heard <= half else 0
+
+    def _hear(self, samples: np.ndarray, scale: np.ndarray, rows: list) -> None:
+        """Hears at most a piece of samples, to be scaled, and adds what each step says to the rows."""
+        unknown, end = self._unreflected(self._heard), self._pending + len(samples)
+        np.multiply(samples, scale, out=self._samples[self._pending : end])
+        self._pending = end
+        self._heard += len(samples)
+        if unknown:
+            if self._unreflected(self._heard):
+                return
+            self._samples[:unknown] = self._samples[2 * unknown : unknown : -1]
+        self._advance(rows)
+
+    def _advance(self, rows: list) -> None:
         """Makes every step that the pending samples allow. Each step's arrays have the same shapes
         however the samples came, which is what makes the results equal to the last bit."""
-        a, samples, rows, start = self.architecture, self._samples, [], 0
-        hop, window = a.front_end.hop_samples, a.front_end.window_samples
-        kernel, stride = a.kernel[1], a.stride[1]
-        while True:
-            wanted = kernel - self._kept
-            if len(samples) - start < (wanted - 1) * hop + window:
-                break
-            self._log_mels(samples[start:], self._block[self._kept :])
-            start += wanted * hop
+        a, end, start = self.architecture, self._pending, 0
+        log_mels = self._log_mels[self._steps > 0]
+        while end - start >= log_mels.needed:
+            log_mels.make(self._samples, start)
+            start += log_mels.taken
             probability = self._step()
             if self._steps >= self._first:
-                frame = self._steps * stride + kernel - 1
-                rows.append(((self._began + frame * hop) / a.front_end.sample_rate_hz, probability))
+                last = (self._steps * a.stride[1] + a.kernel[1] - 1) * a.front_end.hop_samples
+                rows.append(((self._began + last) / a.front_end.sample_rate_hz, probability))
             self._steps += 1
-            self._kept = kernel - stride
             self._frames_to[:] = self._frames_from
-        self._samples = samples[start:].copy()  # no view: it would keep all that was fed
-        return np.array(rows) if rows else np.zeros((0, 2))
-
-    def _log_mels(self, samples: np.ndarray, out: np.ndarray) -> None:
-        """(samples,) float32 -> out (frames, mels): as `features.mel_power` and `features.log_mel`."""
-        front_end, size = self.architecture.front_end, samples.itemsize
-        frames = np.ndarray(
-            (len(out), front_end.window_samples),
-            np.float32,
-            samples,
-            strides=(front_end.hop_samples * size, size),
-        )
-        spectra = np.fft.rfft(frames * self._hann, norm="forward", out=self._spectra[: len(out)])
-        parts = spectra.view(np.float32)  # real and imaginary in turn
-        np.square(parts, out=parts)
-        power = np.add(parts[:, ::2], parts[:, 1::2], out=self._power[: len(out)])
-        np.matmul(power, self._filters, out=out)
-        np.maximum(out, self._floor, out=out)
-        if self._reaches_ceiling:
-            np.minimum(out, front_end.ceiling, out=out)
-        np.log(out, out=out)
+            log_mels = self._log_mels[1]
+        if start:
+            self._pending = end - start
+            self._samples[: self._pending] = self._samples[start:end]
 
     def _step(self) -> float:
         """One step on the log-mels in the block -> probability of the keyword in the last second."""
-        outputs, inputs = self._outputs, self._inputs[None]
         self._outputs_to[:] = self._outputs_from
+        last = self._last
         if self.mode == "window":  # the window that is complete makes room for a new one
-            for layer in self._gru:
-                layer.begin()
-            last = outputs[0]
-        else:
-            last = outputs[0, -min(self._steps + 1, len(outputs[0])) :]
+            self._states_to[:] = self._states_from
+            self._states[:, -1] = self._unheard
+        elif self._steps + 1 < last.shape[1]:
+            last = last[:, -self._steps - 1 :]
+        np.dot(self._inputs, self._from_inputs, out=self._gru[0].of_inputs)
         for layer in self._gru:
-            inputs = layer.advance(inputs)
-        self._newest[:] = inputs
-        energies = np.dot(np.tanh(np.dot(last, self._attend)), self._energy)
+            layer.advance()
+        self._newest[:] = layer.hidden
+        read = np.dot(self._read, last)
+        energies = np.dot(self._energy, np.tanh(read[:-2]))
         weights = np.exp(energies if self._is_small else energies - energies.max())
-        logit, total = np.dot(weights, np.dot(last, self._classify)).tolist()
+        logit, total = np.dot(read[-2:], weights).tolist()
         return 0.0 if logit <= -700 * total else 1 / (1 + math.exp(-logit / total))  # NaN stays NaN
 
 
-class _Layer:
-    """A GRU layer for any number of windows; states change in place. Biases stand below the weights,
-    for states and inputs that end in a 1. With t = tanh(x / 2), sigmoid(x) is (t + 1) / 2: the halves
-    are in the weights, but for the one of the update gate.
+class _LogMels:
+    """Log-mels of as many frames as `out` has rows (frames, mels), into it: as `features.mel_power` and
+    `features.log_mel`."""
 
-        1 + t_r, 1 + t_z = 1 + tanh((x W + h U) / 2)
-        n = tanh(x W_n + (1 + t_r) (h U_n) / 2)
+    def __init__(self, front_end: FrontEnd, out: np.ndarray):
+        hop, window = front_end.hop_samples, front_end.window_samples
+        self.needed, self.taken = (len(out) - 1) * hop + window, len(out) * hop  # samples
+        # Times its length, by which the forward norm divides: NumPy converts the default norm's 1 at each
+        # call, which takes a good part of the transform's time.
+        self._hann = front_end.window() * np.float32(window)
+        filters = front_end.filters()
+        self._filters = np.repeat(filters, 2, axis=0)  # for squares of real and imaginary parts in turn
+        self._floor = np.array(front_end.floor, np.float32)
+        loudest = front_end.window().sum() ** 2 * filters.sum(axis=0).max()  # samples are at most 1
+        self._ceiling = np.array(front_end.ceiling, np.float32) if loudest >= front_end.ceiling else None
+        self._out, self._shape, self._strides = out, (len(out), window), (4 * hop, 4)
+        self._frames = np.zeros(self._shape, np.float32)
+        self._spectra = np.zeros((len(out), front_end.bins), np.complex64)
+        self._parts = self._spectra.view(np.float32)
+
+    def make(self, samples: np.ndarray, start: int) -> None:
+        """Of (samples,) float32, from the first frame's first one on: `needed` of them."""
+        out, parts = self._out, self._parts
+        frames = np.ndarray(self._shape, np.float32, samples, 4 * start, self._strides)
+        np.multiply(frames, self._hann, out=self._frames)
+        np.fft.rfft(self._frames, norm="forward", out=self._spectra)
+        np.square(parts, out=parts)
+        np.dot(parts, self._filters, out=out)
+        np.maximum(out, self._floor, out=out)
+        if self._ceiling is not None:
+            np.minimum(out, self._ceiling, out=out)
+        np.log(out, out=out)
+
+
+class _Layer:
+    """A GRU layer for any number of windows, in one product a step; states change in place. With t = tanh(x / 2),
+    sigmoid(x) is (1 + t) / 2: the halves are in the weights, but for the one of the update gate. Of its own state h
+    and that of the layer below, x:
+
+        t_r, t_z = tanh((x W + h U) / 2)
+        b = h U_n / 2,  n = tanh(x W_n + b + t_r b)
         h' = n + (1 + t_z) / 2 (h - n)
     """
 
-    def __init__(self, weights: dict[str, np.ndarray], layer: int, size: int, rows: int, windows: int):
+    def __init__(self, weights: dict[str, np.ndarray], layer: int, size: int, states: np.ndarray):
+        """states: (layers * size + 1, windows), of all layers, as in `Stream`."""
         inputs, hidden, input_bias, hidden_bias = (
-            weights[f"gru.{kind}_{side}_l{layer}"] for kind in ("weight", "bias") for side in ("ih", "hh")
+            weights[f"gru.{kind}_{side}_l{layer}"].T for kind in ("weight", "bias") for side in ("ih", "hh")
         )
-        self.input_weights = np.concatenate([inputs, input_bias[:, None]], axis=1).T
-        self._hidden_weights = np.concatenate([hidden, hidden_bias[:, None]], axis=1).T * np.float32(0.5)
-        self._hidden_weights = np.ascontiguousarray(self._hidden_weights)
-        self._with_one = np.ones((windows, size + 1), np.float32)
-        self.hidden = self._with_one[:, :size]
-        self._hidden_to, self._hidden_from = _moved(self._with_one, 1, size + 1)
-        self._ours, self._theirs = (np.zeros((n, 3 * size), np.float32) for n in (rows, windows))
-        self._gates, self._new = np.zeros((windows, 2 * size), np.float32), np.zeros_like(self.hidden)
-        self._halves = np.repeat(np.float32([0.5, 0.5, 1]), size)
+        halves, one = np.repeat(np.float32([0.5, 0.5, 1]), size), len(states) - size - 1
+        # (inputs + 1, 3 size), of inputs that end in a 1: the gates', halved, and x W_n + b.
+        self.from_below = np.vstack([inputs * halves, input_bias * halves + hidden_bias / 2])
+        # (rows of states, 4 size): the same and b.
+        read = np.zeros((len(states), 4 * size), np.float32)
+        own, below = (one + 1 if n == 0 else one - n * size for n in (layer, layer - 1))
+        read[own : own + size] = np.hstack([hidden, hidden[:, -size:]]) / 2
+        read[one] = np.hstack([self.from_below[-1], hidden_bias[-size:] / 2])
+        if layer:
+            read[below : below + size, : 3 * size] = self.from_below[:-1]
+        rows = slice(min(own, one), None if layer < 2 else one + 1)
+        self._weights, self._states, self.hidden = read[rows], states[rows], states[own : own + size]
+        # Of the first layer, where the part of its inputs goes, which is the same for all windows.
+        self.of_inputs = self._weights[0, : 3 * size]
+        self._made = np.zeros((4 * size, states.shape[1]), np.float32)
         # Views, as making one takes as long as adding two rows.
-        self._our_gates, self._our_new = self._ours[:, : 2 * size], self._ours[:, 2 * size :]
-        self._their_gates, self._their_new = self._theirs[:, : 2 * size], self._theirs[:, 2 * size :]
-        self._reset, self._update = self._gates[:, :size], self._gates[:, size:]
-        self.read(self.input_weights)
+        self._reset, self._update, self._new, self._recalled = np.split(self._made, 4)
+        self._gates, self._turned = self._made[: 2 * size], self._weights.T
 
-    def read(self, input_weights: np.ndarray) -> None:
-        """Takes (inputs + 1, 3 hidden) as the weights of inputs that end in a 1."""
-        self._input_weights = np.ascontiguousarray(input_weights * self._halves)
-
-    def begin(self) -> None:
-        """Makes room for a new window, the last, in place of the first."""
-        self._hidden_to[:] = self._hidden_from
-        self.hidden[-1] = 0
-
-    def advance(self, inputs: np.ndarray) -> np.ndarray:
-        """(windows or 1, inputs + 1) -> the new states (windows, hidden + 1), ending in a 1."""
-        hidden, gates, new = self.hidden, self._gates, self._new
-        np.dot(inputs, self._input_weights, out=self._ours)
-        np.dot(self._with_one, self._hidden_weights, out=self._theirs)
-        np.add(self._our_gates, self._their_gates, out=gates)
-        np.tanh(gates, out=gates)
-        np.add(gates, _ONE, out=gates)
-        np.multiply(self._reset, self._their_new, out=new)
-        new += self._our_new
+    def advance(self) -> None:
+        """The next step of every window."""
+        hidden, reset, update, new = self.hidden, self._reset, self._update, self._new
+        np.dot(self._turned, self._states, out=self._made)
+        np.tanh(self._gates, out=self._gates)
+        np.multiply(reset, self._recalled, out=reset)
+        np.add(new, reset, out=new)
         np.tanh(new, out=new)
+        np.add(update, _ONE, out=update)
         np.subtract(hidden, new, out=hidden)
-        np.multiply(hidden, self._update, out=hidden)
+        np.multiply(hidden, update, out=hidden)
         np.multiply(hidden, _HALF, out=hidden)
         np.add(hidden, new, out=hidden)
-        return self._with_one
 
 
 def _convolved(weights: dict[str, np.ndarray], a: Architecture, input_weights: np.ndarray) -> np.ndarray:
@@ -351,11 +387,11 @@ def _convolved(weights: dict[str, np.ndarray], a: Architecture, input_weights: n
     return np.concatenate([made.reshape(-1, made.shape[2]), bias[None]]).astype(np.float32)
 
 
-def _moved(array: np.ndarray, rows: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Views of an array of rows of a size: all but the last `rows`, and all but the first `rows`. They have one
+def _moved(array: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Views of an array's values, one after another: all but the last `count`, and all but the first. They have one
     dimension, as NumPy assigns overlapping ones of more by way of a copy."""
     flat = array.reshape(-1)
-    return flat[: len(flat) - rows * size], flat[rows * size :]
+    return flat[: len(flat) - count], flat[count:]
 
 
 def _with_bias(weights: dict[str, np.ndarray], name: str) -> np.ndarray:
@@ -386,15 +422,15 @@ def _check(mode: str) -> None:
         raise ValueError(f"mode is {mode!r}; it must be {' or '.join(MODES)}")
 
 
-def _clean(samples: np.ndarray) -> np.ndarray:
-    """(samples,) float32 from -1 to 1 of what may be int16 or float, and broken."""
+def _clean(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(samples,) int16, or float32 from -1 to 1 of floats that may be broken; and what makes them full scale."""
     samples = np.asarray(samples)
     if samples.ndim != 1:
         raise ValueError(f"samples are {samples.shape}; a stream hears (samples,), one channel")
     if samples.dtype == np.int16:
-        return samples * _FULL_SCALE
+        return samples, _FULL_SCALE
     if not np.issubdtype(samples.dtype, np.floating):
         raise ValueError(f"samples are {samples.dtype}; they must be int16 or float")
     if len(samples) and not np.abs(samples).max() <= 1:  # not: so that NaN goes there as well
         samples = np.clip(np.where(np.isfinite(samples), samples, 0), -1, 1)
-    return samples.astype(np.float32, copy=False)
+    return samples.astype(np.float32, copy=False), _ONE

@@ -218,6 +218,7 @@ def test_a_copy_is_a_stream_of_its_own(network, stream, waveform):
         ("frames", lambda frames: frames[:, :1]),
         ("samples", lambda samples: np.stack([samples, samples])),
         ("samples", lambda samples: None),
+        ("samples", lambda samples: np.tile(samples, 3)),
         ("hidden", lambda hidden: hidden * np.nan),
         ("outputs", lambda outputs: outputs + np.inf),
         ("step", lambda step: -1),
@@ -347,9 +348,11 @@ def test_window_forgets_what_is_older_than_a_second(network, stream, waveform):
     assert np.array_equal(after[-5:, 1], alone[-5:, 1])
 
 
-def test_rare_architectures_stream_as_offline_too(waveform):
-    """A ceiling that audio reaches, energies too large for exp, three layers."""
-    size = Architecture(channels=2, hidden=6, layers=3, front_end=FrontEnd(ceiling=0.5))
+@pytest.mark.parametrize("layers, window_samples", [(1, 400), (3, 401), (5, 400)])
+def test_rare_architectures_stream_as_offline_too(waveform, layers, window_samples):
+    """A ceiling that audio reaches, energies too large for exp, other numbers of layers, an odd window."""
+    front_end = FrontEnd(ceiling=0.5, window_samples=window_samples)
+    size = Architecture(channels=2, hidden=6, layers=layers, front_end=front_end)
     model = models.build(size, 1).eval()
     model.attention[2].weight.data *= 500
     arrays = {name: value.detach().numpy() for name, value in model.state_dict().items()}
@@ -406,7 +409,7 @@ def test_hops_longer_than_windows_are_refused():
 
 def test_what_cannot_be_computed_is_no_0(network, waveform):
     broken = Stream.load(network.path, network.mode)
-    broken._classify[:] = np.nan
+    broken._read[:] = np.nan
     said = broken.hear(waveform)[:, 1]
     assert len(said) and np.isnan(said).all()
 
@@ -418,8 +421,10 @@ def test_a_piece_has_at_least_a_sample(stream, waveform):
 
 
 def test_a_stream_keeps_no_more_than_it_needs(stream):
+    held = stream._samples
     stream.feed(np.zeros(1_000_000, np.float32))
-    assert stream._samples.base is None and len(stream._samples) < 2000
+    assert stream._samples is held and held.base is None and len(held) < 30_000
+    assert len(stream.state.samples) < 1520
 
 
 @pytest.mark.parametrize(

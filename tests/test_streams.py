@@ -66,7 +66,7 @@ def test_a_first_teacher_teaches_the_baseline_and_this_all_others(audio, monkeyp
     ):
         assert torch.equal(weights(clips_teacher), weights(load(setting)))
     monkeypatch.setattr(tasks.Tracks, "losses", None)  # nothing can be trained any more
-    again = streams.Streams(audio.experiment).first_teacher
+    again = streams.Streams(audio.experiment).first_teacher()
     assert torch.equal(weights(again), weights(baseline[2]))
     assert not torch.equal(weights(again), weights(load("baseline-stream")))
 
