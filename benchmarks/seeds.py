@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("corpus", help="a corpus name or folder; running speech beside it is used")
     parser.add_argument("--run", required=True, help="a finished run of this corpus; checkpoints go there")
     parser.add_argument("--again", type=int, nargs="+", default=[1], help="which times, from 1; default 1")
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
     parser.add_argument("--train-only", action="store_true", help="leave the judging to another call")
     parser.add_argument("--json", type=Path, help="result file, in which those of other runs are kept")
     options = parser.parse_args()
@@ -56,7 +57,7 @@ def main() -> None:
     experiment = experiments.open_experiment(**held, run=options.run)
     audio, plateaus = streams.Streams(experiment), {}
     for again in options.again:
-        for network in NETWORKS:
+        for network in options.networks:
             trained = audio.train(network, again=again)
             if not options.train_only:
                 setting = streams.streamed(network, again)
@@ -68,13 +69,15 @@ def main() -> None:
     judging.judge(audio, judging.choose(audio, list(plateaus)), plateaus)
     rows = [
         figures(audio, network, again, mode)
-        for network in NETWORKS
+        for network in options.networks
         for again in (0, *options.again)
         for mode in MODES
     ]
     for row in rows:
         at_5 = row["speech_at_5_percent"]
-        rate = "not reached" if at_5 is None else "{:.1f} [{:.1f}, {:.1f}]".format(*at_5["false_accepts_per_h"])
+        rate = (
+            "not reached" if at_5 is None else "{:.1f} [{:.1f}, {:.1f}]".format(*at_5["false_accepts_per_h"])
+        )
         ratio = "{:.2f} [{:.2f}, {:.2f}]".format(*row["clips"])
         print(f"{row['network']:<10}{row['again']:<3}{row['mode']:<9}{rate:<24}clips {ratio}")
     if options.json:

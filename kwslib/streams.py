@@ -21,7 +21,11 @@ from .experiments import Experiment, Trained
 from .streaming import MODES, Stream
 
 STREAMED = "-stream"  # a network trained on clips, then on continuous audio: baseline-stream
-TEACHER = "teacher" + STREAMED  # a baseline trained on tracks with labels alone, which teaches the baseline
+
+
+def streamed(setting: str, again: int = 0) -> str:
+    """Name of a setting that was trained on continuous audio too, the n-th time again if `again`."""
+    return f"{setting}-again-{again}{STREAMED}" if again else setting + STREAMED
 
 
 @dataclass(frozen=True)
@@ -82,33 +86,40 @@ class Streams:
         name: str | None = None,
         recipe: training.Recipe | None = None,
         taught: bool = True,
+        again: int = 0,
     ) -> Trained:
         """Trains a setting of this run further, on continuous tracks, and saves it as `name`, by default
-        SETTING-stream. With taught, both clips and tracks have a teacher: the baseline `TEACHER`, which is
-        trained here if it is not yet, all others baseline-stream. Without, tracks have labels alone, and
-        clips the baseline as teacher. share: what the tracks are made of; recipe: other than SETTING-stream's."""
+        `streamed`. With taught, both clips and tracks have a teacher: the baseline `first_teacher`, all others
+        baseline-stream. Without, tracks have labels alone, and clips the baseline as teacher. share: what
+        the tracks are made of; recipe: other than SETTING-stream's; again: 1, 2 .. trains the same once
+        more, teachers too, with other draws from other tracks."""
         e, p = self.experiment, self.experiment.run.parameters
-        name, recipe = name or setting + STREAMED, recipe or training.recipe(setting + STREAMED, p.profile)
+        name = name or streamed(setting, again)
+        recipe = recipe or training.recipe(setting + STREAMED, p.profile)
         model = self._load(setting)
         teacher = None
         if taught:
-            teacher = self.first_teacher if setting == "baseline" else self._load("baseline" + STREAMED)
-        result = self._train(model, name, recipe, p.seed, share, teacher)
+            of_baseline = setting == "baseline"
+            teacher = self.first_teacher(again) if of_baseline else self._load(streamed("baseline", again))
+        result = self._train(model, name, recipe, self._seed(again), again, share, teacher)
         models.save(e.run.checkpoint(name), result.model)
         e.run.write_history(name, result.history)
         return Trained(result.model, result.epoch, e.run.history(name))
 
-    @cached_property
-    def first_teacher(self) -> models.CRNN:
-        """`TEACHER`, trained here if it is not yet, with a seed of its own for what is drawn."""
-        p = self.experiment.run.parameters
-        recipe = training.recipe(TEACHER, p.profile)
-        return self._train(self._load("baseline"), TEACHER, recipe, p.seed + 1, None, None).model
+    def first_teacher(self, again: int = 0) -> models.CRNN:
+        """A baseline that teaches the baseline, trained here if it is not yet, on tracks with labels alone and
+        with a seed of its own for what is drawn. again: as in `train`."""
+        recipe = training.recipe("teacher" + STREAMED, self.experiment.run.parameters.profile)
+        model, name = self._load("baseline"), streamed("teacher", again)
+        return self._train(model, name, recipe, self._seed(again) + 1, again, None, None).model
 
     def _load(self, setting: str) -> models.CRNN:
         return models.load(self.experiment.run.needed("checkpoints", setting, "safetensors"))
 
-    def _train(self, model, name, recipe, seed, share, teacher) -> training.Result:
+    def _seed(self, again: int) -> int:
+        return self.experiment.run.parameters.seed + 1000 * again
+
+    def _train(self, model, name, recipe, seed, again, share, teacher) -> training.Result:
         e = self.experiment
         training.unfold_input(model)
         if share is None:
@@ -116,7 +127,7 @@ class Streams:
         clips = tasks.Clips(e.features, e.labels, e.parts, teacher or e.load("baseline"))
         return training.train(
             model,
-            tasks.Tracks(clips, self._pool(share), share, teacher),
+            tasks.Tracks(clips, self._pool(share, again), share, teacher),
             recipe,
             seed,
             e.run.resume(name),
@@ -124,12 +135,12 @@ class Streams:
             progress=lambda row: training.print_epoch(name, row, recipe.epochs),
         )
 
-    def _pool(self, share: tasks.Share) -> tasks.Pool:
+    def _pool(self, share: tasks.Share, again: int = 0) -> tasks.Pool:
         """The run's training tracks, mixed as `share` says."""
         e, p, plan = self.experiment, self.experiment.run.parameters, self.plan
         sources = self.sources("train", talk.read(p.keyword, "train", plan.talk_minutes))
         a = ARCHITECTURES["baseline"]
-        return tasks.Pool(sources, share, a, plan.tracks, plan.renewed, p.seed, e.device)
+        return tasks.Pool(sources, share, a, plan.tracks, plan.renewed, self._seed(again), e.device)
 
     # Audio to judge on
 

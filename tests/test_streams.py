@@ -71,6 +71,26 @@ def test_a_first_teacher_teaches_the_baseline_and_this_all_others(audio, monkeyp
     assert not torch.equal(weights(again), weights(load("baseline-stream")))
 
 
+def test_what_is_trained_again_has_other_draws_other_tracks_and_teachers_of_its_own(audio, monkeypatch):
+    asked, train = {}, training.train
+
+    def seen(model, task, recipe, seed, resume, **options):
+        asked[resume.stem] = seed, task.pool.seed, task.teacher
+        return train(model, task, recipe, seed, resume, **options)
+
+    monkeypatch.setattr(training, "train", seen)
+    fresh, load = streams.Streams(audio.experiment), audio.experiment.load
+    fresh.train("baseline")
+    fresh.train("baseline", again=1)
+    fresh.train("student3", again=1)
+    names = "teacher-stream", "baseline-stream", "teacher-again-1-stream", "baseline-again-1-stream"
+    assert [asked[name][:2] for name in names] == [(1, 0), (0, 0), (1001, 1000), (1000, 1000)]
+    *_, teacher = asked["student3-again-1-stream"]
+    own, released = load("baseline-again-1-stream"), load("baseline-stream")
+    assert torch.equal(teacher.classifier.weight, own.classifier.weight)
+    assert not torch.equal(own.classifier.weight, released.classifier.weight)
+
+
 def test_a_student_needs_a_baseline_trained_on_streams(audio, tmp_path):
     audio.train("baseline")
     there = audio.experiment.run.checkpoint("baseline-stream")
