@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--again", type=int, nargs="+", default=[1], help="which times, from 1; default 1")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
     parser.add_argument("--train-only", action="store_true", help="leave the judging to another call")
-    parser.add_argument("--json", type=Path, help="result file, in which those of other runs are kept")
+    parser.add_argument("--json", type=Path, help="result file; other runs' and networks' are kept there")
     options = parser.parse_args()
     if min(options.again) < 1:
         parser.error("--again counts from 1; the run's own networks are judged by the run")
@@ -82,13 +82,14 @@ def main() -> None:
         print(f"{row['network']:<10}{row['again']:<3}{row['mode']:<9}{rate:<24}clips {ratio}")
     if options.json:
         of_runs = json.loads(options.json.read_text()) if options.json.exists() else {}
+        before = of_runs.get(options.run, {"rows": []})["rows"]
         of_runs[options.run] = {
             "corpus": data.name_of(options.corpus),
             "keyword": held["keyword"],
             "split": held["split"],
             "speech": audio.speech[0],
             "speech_hours": len(audio.speech[1]) / 16000 / 3600,
-            "rows": rows,
+            "rows": [row for row in before if row["network"] not in options.networks] + rows,
         }
         options.json.write_text(json.dumps(of_runs, indent=1) + "\n")
 

@@ -409,7 +409,7 @@ def test_hops_longer_than_windows_are_refused():
 
 def test_what_cannot_be_computed_is_no_0(network, waveform):
     broken = Stream.load(network.path, network.mode)
-    broken._read[:] = np.nan
+    broken._attention._weights[:] = np.nan
     said = broken.hear(waveform)[:, 1]
     assert len(said) and np.isnan(said).all()
 
