@@ -252,6 +252,8 @@ class Stream:
 
     def _take(self, samples: np.ndarray, rows: list) -> None:
         """Hears a piece, and adds what each step says to the rows."""
+        if self._pending + len(samples) > len(self._samples):  # what an interrupted call has left
+            self._advance(rows)
         unknown, end = self._unreflected(self._heard), self._pending + len(samples)
         _scale(samples, self._samples[self._pending : end])
         self._pending = end
@@ -270,12 +272,12 @@ class Stream:
         try:
             while end - start >= log_mels.needed:
                 log_mels.make(self._samples, start)
-                start += log_mels.taken
                 probability = self._step()
                 if self._steps >= self._first:
                     centre = (self._steps * a.stride[1] + a.kernel[1] - 1) * a.front_end.hop_samples
                     rows.append(((self._began + centre) / a.front_end.sample_rate_hz, probability))
                 self._steps += 1
+                start += log_mels.taken
                 self._frames_to[:] = self._frames_from
                 log_mels = self._log_mels[1]
         finally:  # when interrupted as well: what was taken is not pending any more

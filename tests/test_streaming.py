@@ -219,10 +219,15 @@ def test_a_copy_is_a_stream_of_its_own(network, stream, waveform):
         ("samples", lambda samples: np.stack([samples, samples])),
         ("samples", lambda samples: None),
         ("samples", lambda samples: np.tile(samples, 3)),
+        ("samples", lambda samples: samples[:3]),
+        ("samples", lambda samples: samples * 1e30),
         ("hidden", lambda hidden: hidden * np.nan),
         ("outputs", lambda outputs: outputs + np.inf),
         ("step", lambda step: -1),
+        ("step", lambda step: step + 1),
         ("heard", lambda heard: -5),
+        ("heard", lambda heard: 1000),
+        ("began", lambda began: 10**400),
     ],
 )
 def test_a_damaged_state_is_refused_and_changes_nothing(stream, waveform, name, change):
@@ -405,6 +410,34 @@ def test_hops_longer_than_windows_are_refused():
     weights = {n: p.detach().numpy() for n, p in models.build(size).named_parameters()}
     with pytest.raises(ValueError, match="windows at least as long as their hop"):
         Stream(size, weights)
+
+
+def test_steps_of_a_frame_need_the_half_window_that_is_reflected():
+    front_end = FrontEnd(hop_samples=200)
+    size = Architecture(channels=2, hidden=4, stride=(2, 1), front_end=front_end)
+    weights = {n: p.detach().numpy() for n, p in models.build(size).named_parameters()}
+    with pytest.raises(ValueError, match="windows longer than two hops"):
+        Stream(size, weights)
+
+
+def test_after_an_interrupted_step_a_stream_goes_on(stream, recording, monkeypatch):
+    step, steps = stream._step, []
+
+    def interrupted():
+        steps.append(step())
+        if len(steps) == 5:
+            raise KeyboardInterrupt
+        return steps[-1]
+
+    monkeypatch.setattr(stream, "_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        stream.feed(recording[:32000])
+    monkeypatch.undo()
+    rows = np.concatenate([stream.feed(recording[:32000]) for _ in range(3)])
+    assert np.diff(rows[:, 0]) == pytest.approx(0.08) and stream.position_s - rows[-1, 0] < 0.2
+    whole = stream.hear(recording)
+    stream.reset()
+    assert np.array_equal(np.concatenate([stream.feed(recording), stream.flush()]), whole)
 
 
 def test_what_cannot_be_computed_is_no_0(network, waveform):
