@@ -31,19 +31,16 @@ _PIECE = 16000  # samples that are heard at a time: what is fed at once may be h
 @dataclass
 class State:
     """Everything a stream remembers, a plain value: copy it, keep it, set it back. `vars(state)` is
-    what `numpy.savez` takes, and State(**numpy.load(path)) what it gives back."""
+    what `numpy.savez` takes, and State(**numpy.load(path)) what it gives back. Of `samples`, the first is the next
+    frame's, or sample 0 while there is none; of `outputs`, steps that a window has not come to hold anything."""
 
-    samples: (
-        np.ndarray
-    )  # (waiting,) float32 from the next frame's first sample on; before the first, from 0 on
+    samples: np.ndarray  # (waiting,) float32
     began: int  # samples skipped or heard before the first one of this stretch
     heard: int  # samples heard since then
     frames: np.ndarray  # (kept, mels) log-mels that the next step still needs
     step: int  # steps made in this stretch
     hidden: np.ndarray  # (layers, windows, hidden) GRU states, the oldest window first
-    outputs: (
-        np.ndarray
-    )  # (windows, steps, hidden) GRU outputs of each window, the oldest first; to come: anything
+    outputs: np.ndarray  # (windows, steps, hidden) last GRU outputs of each window, the oldest first
     is_over: bool = False  # whether it was flushed
 
 
@@ -325,6 +322,7 @@ def _check(mode: str) -> None:
 
 
 def _checked(samples: np.ndarray) -> np.ndarray:
+    """(samples,) int16 or float of any precision, or `ValueError`."""
     samples = np.asarray(samples)
     if samples.ndim != 1:
         raise ValueError(f"samples are {samples.shape}; a stream hears (samples,), one channel")
