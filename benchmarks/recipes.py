@@ -9,6 +9,7 @@ pairs. Errors are of what is drawn, not of who speaks; of other speakers they sa
 
 import argparse
 import json
+from itertools import product
 
 import numpy as np
 import torch
@@ -18,14 +19,15 @@ from kwslib import experiments, features, models, runs, streams, talk, tasks
 
 TRACKS, BATCH, SEED = 3072, 64, 7
 WAYS = ("window", "carried")
+WHAT = ("loss", "missed")
 RARE = 1e-3  # of the steps without the keyword: where keyword steps missed are counted
 
 
 def heard(
     audio: streams.Streams, settings: list[str], count: int = TRACKS
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Setting -> step losses (batches, 2), of windows and carried, and the share (2,) of the keyword's steps that
-    are under the threshold which `RARE` of the others' reach. count: tracks."""
+    """Setting -> step losses (batches, 2), of windows and carried, and the shares (batches, 2) of the keyword's
+    steps that are under the threshold which `RARE` of all others' reach. count: tracks."""
     e, share = audio.experiment, tasks.Share()
     speech = talk.read(e.run.parameters.keyword, "validation", audio.plan.read_minutes)
     sources = audio.sources(e.chosen_on, speech)
@@ -50,14 +52,20 @@ def heard(
     found = {}
     for setting in settings:
         threshold = np.quantile(np.concatenate(others[setting]), 1 - RARE, axis=0)
-        missed = (np.concatenate(keyword[setting]) <= threshold).mean(0)
-        found[setting] = np.array(losses[setting]), missed
+        missed = [(of_batch <= threshold).mean(0) for of_batch in keyword[setting]]
+        found[setting] = np.array(losses[setting]), np.array(missed)
     return found
 
 
 def mean(values: np.ndarray) -> tuple[float, float]:
     """Mean of (batches,) and its standard error."""
     return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
+
+
+def said(values: np.ndarray, what: int, sign: str) -> str:
+    """Mean of (batches,) and its standard error: losses, or shares in percent."""
+    of, error = mean(values)
+    return f"{100 * of:{sign}.1f} +- {100 * error:.1f} %" if what else f"{of:{sign}.4f} +- {error:.4f}"
 
 
 def main() -> None:
@@ -74,16 +82,16 @@ def main() -> None:
     held["corpus"] = options.corpus
     audio = streams.Streams(experiments.open_experiment(**held, run=options.run))
     found = heard(audio, options.settings)
-    first = found[options.settings[0]][0]
-    print(f"{'':<24}" + "".join(f"{way + ': loss':>18}{'over the first':>18}{'missed':>9}" for way in WAYS))
-    for setting, (losses, missed) in found.items():
+    print(
+        f"{'':<24}"
+        + "".join(f"{f'{way}: {what}':>18}{'over the first':>18}" for way in WAYS for what in WHAT)
+    )
+    for setting in options.settings:
         cells = []
-        for way in range(2):
-            loss, error = mean(losses[:, way])
-            over, over_error = mean(losses[:, way] - first[:, way])
-            cells.append(f"{f'{loss:.4f} +- {error:.4f}':>18}{f'{over:+.4f} +- {over_error:.4f}':>18}")
-            cells.append(f"{missed[way]:>9.1%}")
-        print(f"{setting:<24}" + "".join(cells))
+        for way, what in product(range(len(WAYS)), range(len(WHAT))):
+            mine, first = (found[one][what][:, way] for one in (setting, options.settings[0]))
+            cells += [said(mine, what, ""), said(mine - first, what, "+")]
+        print(f"{setting:<24}" + "".join(f"{cell:>18}" for cell in cells))
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ def main() -> None:
         row = {"network": network, "variant": variant, "one_minus_auc": quality["one_minus_auc"]}
         losses, missed = on_tracks[name]
         row["loss"] = dict(zip(recipes.WAYS, losses.mean(0).tolist(), strict=True))
-        row["missed"] = dict(zip(recipes.WAYS, missed.tolist(), strict=True))
+        row["missed"] = dict(zip(recipes.WAYS, missed.mean(0).tolist(), strict=True))
         for mode, smoothing in product(MODES, (1, 3)):
             key = (name, mode)
             detector = Detector(smoothing=smoothing)

@@ -18,16 +18,27 @@ NETWORKS = ("baseline", "student3")
 TRACKS = 40  # of which plateaus are measured, as in notebook 2
 
 
-def figures(audio: streams.Streams, network: str, again: int, mode: str) -> dict:
-    """What a row of the result holds of a judged network."""
+def figures(audio: streams.Streams, network: str, again: int) -> list[dict]:
+    """A judged network's rows of the result, one a mode."""
     setting = streams.streamed(network, again)
-    found = judging.result(audio, setting, mode)
-    at_5 = found["speech"]["at_misses"]["0.05"]
     clips = audio.experiment.against({setting: network}).loc[setting]
+    ratio = [float(clips[name]) for name in ("ratio", "low", "high")]
+    return [
+        {
+            "network": network,
+            "again": again,
+            "mode": mode,
+            **_of_stream(judging.result(audio, setting, mode)),
+            "clips": ratio,
+        }
+        for mode in MODES
+    ]
+
+
+def _of_stream(found: dict) -> dict:
+    """What is kept of a network's result in one mode."""
+    at_5 = found["speech"]["at_misses"]["0.05"]
     return {
-        "network": network,
-        "again": again,
-        "mode": mode,
         "speech_at_5_percent": at_5 and {n: at_5[n] for n in ("false_accepts", "false_accepts_per_h")},
         "speech_by_detector": {
             name: found["speech"]["chosen"][name] for name in ("miss_rate", "false_accepts_per_h")
@@ -35,7 +46,6 @@ def figures(audio: streams.Streams, network: str, again: int, mode: str) -> dict
         "missed": {r: p and p["miss_rate"] for r, p in found["clips"]["at_rate"].items()},
         "more_than_offline": {r: p and p["more_than_offline"] for r, p in found["clips"]["at_rate"].items()},
         "plateau_s": found["plateau_s"],
-        "clips": [float(clips[name]) for name in ("ratio", "low", "high")],
     }
 
 
@@ -68,10 +78,10 @@ def main() -> None:
     print("judging", flush=True)
     judging.judge(audio, judging.choose(audio, list(plateaus)), plateaus)
     rows = [
-        figures(audio, network, again, mode)
+        row
         for network in options.networks
         for again in (0, *options.again)
-        for mode in MODES
+        for row in figures(audio, network, again)
     ]
     for row in rows:
         at_5 = row["speech_at_5_percent"]
