@@ -24,8 +24,8 @@ CorpusOption = Annotated[
         help="embedded, speech_commands_v0.01, speech_commands_v0.02, or a folder WORD/SPEAKER_nohash_N.wav"
     ),
 ]
+# Docstrings say what arguments are: click from 8.5 on loses the help that typer is given for them.
 KeywordOption = Annotated[str, typer.Option(help="The word to spot; the corpus must have clips of it.")]
-CheckpointArgument = Annotated[Path, typer.Argument(help="A .safetensors file of a run's checkpoints/.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
@@ -69,13 +69,15 @@ def report(
 
 @app.command("corpus")
 def corpus_(
-    corpus: Annotated[
-        str, typer.Argument(help="embedded, speech_commands_v0.01, speech_commands_v0.02, or a folder.")
-    ],
+    corpus: str,
     keyword: KeywordOption = "sheila",
     as_json: JsonOption = False,
 ) -> None:
-    """Make, download or index a corpus; print what it holds and what was rejected."""
+    """Make, download or index a corpus; print what it holds and what was rejected.
+
+    CORPUS: embedded, speech_commands_v0.01, speech_commands_v0.02, or a folder
+    WORD/SPEAKER_nohash_N.wav.
+    """
     from . import data
 
     loaded = data.load(corpus)
@@ -128,14 +130,20 @@ def corpus_(
 
 @app.command()
 def evaluate(
-    checkpoint: CheckpointArgument,
-    corpus: Annotated[str, typer.Argument(help="A corpus name or folder.")],
+    checkpoint: Path,
+    corpus: str,
     keyword: KeywordOption = "sheila",
     split: Annotated[str, typer.Option(help="speaker, utterance, or all: every clip.")] = "speaker",
     seed: Annotated[int, typer.Option(help="Of the utterance split.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Quality of any checkpoint on any corpus: the test part, or with --split all every clip."""
+    """Quality of any checkpoint on any corpus: the test part, or with --split all every clip.
+
+    CHECKPOINT: a .safetensors file of a run's checkpoints/.
+
+    CORPUS: embedded, speech_commands_v0.01, speech_commands_v0.02, or a folder
+    WORD/SPEAKER_nohash_N.wav.
+    """
     from . import experiments
 
     found = experiments.evaluate(checkpoint, corpus, keyword, split, seed)
@@ -150,8 +158,11 @@ def evaluate(
 
 
 @app.command()
-def cost(checkpoint: CheckpointArgument, as_json: JsonOption = False) -> None:
-    """Size and multiply-accumulates of a checkpoint, by part."""
+def cost(checkpoint: Path, as_json: JsonOption = False) -> None:
+    """Size and multiply-accumulates of a checkpoint, by part.
+
+    CHECKPOINT: a .safetensors file of a run's checkpoints/.
+    """
     from . import cost as costs
 
     total, rows = costs.of_checkpoint(checkpoint), costs.by_part(checkpoint)
@@ -169,14 +180,8 @@ def cost(checkpoint: CheckpointArgument, as_json: JsonOption = False) -> None:
 
 @app.command()
 def stream(
-    checkpoint: CheckpointArgument,
-    source: Annotated[
-        str,
-        typer.Argument(
-            help="An audio file of any rate and channels; - for raw 16 kHz mono PCM16 on standard input; "
-            "mic for the microphone (needs the extra kwslib\\[microphone])."
-        ),
-    ] = "-",
+    checkpoint: Path,
+    source: Annotated[str, typer.Argument()] = "-",
     mode: Annotated[
         str | None,
         typer.Option(help="window (scores every last second as offline) or carried (one GRU runs on)."),
@@ -198,13 +203,20 @@ def stream(
 ) -> None:
     """Listen and print detections as they happen.
 
-    What is not given comes from the checkpoint, where it was chosen for few false accepts on audio that
-    no result is measured on, or is a default. A higher threshold gives fewer false accepts and more misses. On
-    a terminal a meter shows the probability.
+    CHECKPOINT: a .safetensors file of a run's checkpoints/.
 
-    Example: arecord -q -f S16_LE -r 16000 -t raw | kws stream checkpoints/baseline-stream.safetensors -
+    SOURCE: an audio file of any rate and channels; - for raw 16 kHz mono PCM16
+    on standard input; mic for the microphone (needs sounddevice, the extra
+    microphone), where times are of the audio that was heard.
+
+    What is not given comes from the checkpoint, where it was chosen for few
+    false accepts on audio that no result is measured on, or is a default.
+    A higher threshold gives fewer false accepts and more misses. On a terminal
+    a meter shows the probability.
+
+    Example: arecord -q -f S16_LE -r 16000 -t raw | kws stream CHECKPOINT -
     """
-    from . import data, events, inputs, streaming
+    from . import checkpoints, data, events, inputs, streaming
 
     spotter, detector = streaming.ready(
         checkpoint, mode, threshold=threshold, smoothing=smoothing, release=release, refractory_s=refractory
@@ -223,6 +235,12 @@ def stream(
         if sys.stderr:
             print(line, file=sys.stderr, flush=True)
 
+    _, metadata = checkpoints.read(checkpoint)
+    if threshold is None and spotter.mode not in checkpoints.detectors_of(metadata, checkpoint):
+        say(
+            f"{checkpoint} holds no detector for {spotter.mode}; threshold {detector.threshold}, "
+            "choose yours with --threshold"
+        )
     if source == "-":
         pieces = inputs.from_pcm(sys.stdin and sys.stdin.buffer)
     else:
@@ -242,6 +260,8 @@ def stream(
     finally:
         if meter:
             meter.clear()
+    if listener.time_s < 0:
+        say(f"{spotter.position_s:.2f} s of audio, shorter than a second: nothing was scored")
     if not as_json:
         say(f"{found} detections in {spotter.position_s:.1f} s")
     raise typer.Exit(code)

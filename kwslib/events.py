@@ -16,6 +16,8 @@ from . import metrics
 
 TOLERANCE_S = 0.5  # of a hit, after the word's end; as MLPerf Tiny's streaming wake word
 RATES_PER_H = (0.5, 1.0, 2.0, 5.0)
+LONGEST_STEP_S = 1.0  # of a stream, until two rows tell; networks here have 0.08
+GAP_STEPS = 1.5  # rows further apart have a gap between them: one step is never two, whatever its rounding
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Detector:
         if not 0 <= self.release <= 1:
             raise ValueError(f"release is {self.release}; it must be from 0 to 1")
         if not self.refractory_s >= 0:
-            raise ValueError(f"refractory_s is {self.refractory_s}; it must not be negative")
+            raise ValueError(f"refractory_s is {self.refractory_s}; it must be a number of seconds from 0")
 
     def smoothed(self, probabilities: np.ndarray) -> np.ndarray:
         """(steps,) mean of each step and those before it, of as many as there are at the start."""
@@ -68,28 +70,42 @@ class Detector:
 
 
 class Listener:
-    """A detector that hears rows as they come: the same detections as `Detector.find` of them all."""
+    """A detector that hears rows as they come: the same detections as `Detector.find` of them all. After
+    a gap, rows further apart than others are, it starts afresh, but for `refractory_s`: what was said
+    before `Stream.skip` is no part of a mean, nor of an utterance, after it. Where time goes back, the
+    stream was reset, and so is this.
+
+    time_s, mean: of the last row; -inf and 0 before the first.
+    """
 
     def __init__(self, detector: Detector):
         self.detector = detector
         self.reset()
 
     def reset(self) -> None:
-        self._recent, self._armed, self._deaf_until, self.mean = [], True, -np.inf, 0.0
+        self._recent, self._released, self._deaf_until = [], True, -np.inf
+        self._step_s, self.time_s, self.mean = LONGEST_STEP_S, -np.inf, 0.0
 
     def hear(self, rows: np.ndarray) -> list[tuple[float, float]]:
         """rows: (steps, 2) of time and probability, as a stream gives them -> (time in seconds, mean
         probability) of each detection."""
         d, found = self.detector, []
         for time_s, probability in rows:
+            if time_s < self.time_s:
+                self.reset()
+            passed_s, self.time_s = time_s - self.time_s, time_s
+            if passed_s > GAP_STEPS * self._step_s:
+                self._recent, self._released = [], True
+            elif 0 < passed_s < self._step_s:
+                self._step_s = passed_s
             self._recent = [*self._recent, probability][-d.smoothing :]
             self.mean = sum(self._recent) / len(self._recent)
-            if not self._armed:
-                released = self.mean < d.release * d.threshold
-                self._armed = time_s >= self._deaf_until and released
-            if self._armed and self.mean >= d.threshold:
+            if time_s < self._deaf_until:
+                continue
+            self._released = self._released or self.mean < d.release * d.threshold
+            if self._released and self.mean >= d.threshold:
                 found.append((float(time_s), float(self.mean)))
-                self._armed, self._deaf_until = False, time_s + d.refractory_s
+                self._released, self._deaf_until = False, time_s + d.refractory_s
         return found
 
 

@@ -117,7 +117,8 @@ def from_pcm(file) -> Iterator[np.ndarray]:
 
 
 def from_microphone(say) -> Iterator[np.ndarray]:
-    """The default microphone, for ever; needs the extra `kwslib[microphone]`."""
+    """The default microphone, for ever; needs the extra `kwslib[microphone]`. What it loses while the machine
+    is too busy is said, not skipped: a stream's times are of the audio that was heard, and early from there on."""
     try:
         import sounddevice
     except (ImportError, OSError) as error:
@@ -137,7 +138,7 @@ def from_microphone(say) -> Iterator[np.ndarray]:
             while True:
                 samples, status = arrived.get()
                 if status:
-                    say(f"microphone: {status}")
+                    say(f"microphone: {status}; times are of the audio that was heard")
                 yield samples
     except sounddevice.PortAudioError as error:
         raise CorpusError(f"the microphone cannot be opened ({error})") from None

@@ -6,13 +6,18 @@ import signal
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from kwslib import cli, models
+from kwslib import checkpoints, cli, models
 from kwslib.architecture import ARCHITECTURES, FrontEnd
+
+RELEASED = (
+    Path(__file__).parent.parent / "reports/speech-commands-happy/checkpoints/student3-stream.safetensors"
+)
 
 
 def kws(*arguments, **more) -> subprocess.CompletedProcess:
@@ -40,6 +45,20 @@ def test_help_teaches(verb):
 
 
 @pytest.mark.parametrize(
+    "verb, said",
+    [
+        ("corpus", ["CORPUS: embedded", "speech_commands_v0.02", "WORD/SPEAKER_nohash_N.wav"]),
+        ("evaluate", ["CHECKPOINT: a .safetensors file", "CORPUS: embedded"]),
+        ("cost", ["CHECKPOINT: a .safetensors file"]),
+        ("stream", ["CHECKPOINT: a .safetensors file", "SOURCE: an audio file", "- for raw 16 kHz mono PCM16 on standard input", "mic for the microphone (needs sounddevice"]),
+    ],
+)  # fmt: skip
+def test_help_says_what_arguments_are(verb, said):
+    shown = " ".join(kws(verb, "--help").stdout.decode().split())
+    assert [part for part in said if part not in shown] == []
+
+
+@pytest.mark.parametrize(
     "arguments, said",
     [
         (["report", "--profile", "fast"], "smoke, quick, full"),
@@ -50,6 +69,7 @@ def test_help_teaches(verb):
         (["cost", "/nowhere.safetensors"], "no checkpoint"),
         (["stream", "/nowhere.safetensors"], "no checkpoint"),
         (["evaluate", "/nowhere.safetensors", "embedded"], "no checkpoint"),
+        (["stream", RELEASED, "--refractory", "nan"], "nan; it must be a number of seconds from 0"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(arguments, said, tmp_path):
@@ -92,6 +112,35 @@ def test_stream_survives_an_odd_byte_and_an_empty_input(checkpoint, noise):
     assert odd.returncode == 0 and odd.stdout.count(b"\n") == 1
     silent = kws("stream", checkpoint, "-", "--json", input=b"")
     assert silent.returncode == 0 and silent.stdout == b""
+
+
+@pytest.mark.parametrize("mode, samples", [("window", 12800), ("carried", 1600), ("window", 0)])
+def test_a_recording_too_short_to_be_scored_is_said_to_be(checkpoint, noise, mode, samples):
+    heard = kws("stream", checkpoint, "-", "--mode", mode, "--threshold", 0, "--json", input=noise[:samples].tobytes())  # fmt: skip
+    assert heard.returncode == 0 and heard.stdout == b""
+    said = f"{samples / 16000:.2f} s of audio, shorter than a second: nothing was scored\n"
+    assert heard.stderr.decode() == said
+
+
+@pytest.mark.parametrize("mode, samples", [("window", 16000), ("carried", 12800)])
+def test_what_was_scored_is_not_said_to_be_too_short(checkpoint, noise, mode, samples):
+    heard = kws("stream", checkpoint, "-", "--mode", mode, "--threshold", 0, "--json", input=noise[:samples].tobytes())  # fmt: skip
+    assert heard.returncode == 0 and heard.stdout.count(b"\n") == 1 and heard.stderr == b""
+
+
+def test_a_threshold_that_nobody_chose_is_said(checkpoint, noise, tmp_path):
+    chosen = {"threshold": 0.9, "smoothing": 1, "release": 0.5, "refractory_s": 1.0}
+    kept, metadata = tmp_path / "kept.safetensors", checkpoints.read(checkpoint)
+    checkpoints.write(kept, metadata[0], metadata[1] | {"detectors": json.dumps({"carried": chosen})})
+
+    def said(path, *options) -> str:
+        return kws("stream", path, "-", "--json", *options, input=noise.tobytes()).stderr.decode()
+
+    line = "{} holds no detector for window; threshold 0.5, choose yours with --threshold\n"
+    assert said(checkpoint) == line.format(checkpoint)
+    assert said(checkpoint, "--threshold", 0.5) == ""
+    assert said(kept) == ""
+    assert said(kept, "--mode", "window") == line.format(kept)
 
 
 def test_listening_does_not_import_torch(checkpoint, noise):

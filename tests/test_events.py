@@ -68,6 +68,45 @@ def test_a_listener_s_means_are_the_detector_s_to_the_last_bit(smoothing):
     assert means == detector.smoothed(said).tolist()
 
 
+def heard(detector, *stretches, step_s=0.08):
+    """Times of detections in stretches of (time of its first row, probabilities), a row at a time."""
+    listener, times = Listener(detector), []
+    for begin_s, probabilities in stretches:
+        for n, probability in enumerate(probabilities):
+            times += [time_s for time_s, _ in listener.hear(np.array([[begin_s + n * step_s, probability]]))]
+    return times
+
+
+@pytest.mark.parametrize("gap_s", [0.2, 1.0, 3600.0])
+def test_after_a_gap_a_mean_is_of_what_came_after_it(gap_s):
+    detector, before, after_s = Detector(0.7, 2), [0.1, 0.1, 1.0], 0.16 + gap_s
+    assert heard(detector, (0.0, [*before, 0.6, 0.6])) == [3 * 0.08]  # the control
+    assert heard(detector, (0.0, before), (after_s, [0.6, 0.6])) == []
+    assert heard(detector, (0.0, [0.1] * 3), (after_s, [0.8])) == [after_s]
+
+
+def test_after_a_gap_a_word_need_not_wait_for_the_one_before_it_to_end():
+    detector = Detector(0.5, 1, 0.5, refractory_s=1.0)
+    assert heard(detector, (0.0, [0.9] * 20)) == [0.0]  # the control: one utterance
+    assert heard(detector, (0.0, [0.9] * 5), (3600.0, [0.9] * 5)) == [0.0, 3600.0]
+    within = heard(detector, (0.0, [0.9] * 5), (0.6, [0.9] * 10))
+    assert within == pytest.approx([0.0, 1.0])  # as soon as the refractory time has passed
+
+
+@pytest.mark.parametrize("step_s", [0.01, 0.08, 0.4, 1.0])
+@pytest.mark.parametrize("begin_s", [0.0, 0.19, 1e6])
+def test_no_step_of_a_stream_is_a_gap(step_s, begin_s):
+    said = np.random.default_rng(0).random(300)
+    detector = Detector(0.6, 3, 0.8, 0.0)
+    times = begin_s + step_s * np.arange(len(said))
+    whole = times[detector.find(times, detector.smoothed(said))]
+    assert len(whole) > 5 and heard(detector, (begin_s, said), step_s=step_s) == whole.tolist()
+
+
+def test_a_stream_that_was_reset_is_heard_afresh():
+    assert heard(PLAIN, (100.0, [0.9] * 3), (0.0, [0.9] * 3)) == [100.0, 0.0]
+
+
 @given(st.lists(st.floats(0, 1), max_size=60), st.floats(0, 3))
 def test_detections_are_at_least_the_refractory_time_apart(said, refractory_s):
     steps = found(Detector(0.5, 1, 0.9, refractory_s), said)
@@ -100,7 +139,7 @@ def test_detections_of_a_stream_include_its_flush():
 
 
 @pytest.mark.parametrize(
-    "name, value", [("threshold", 1.5), ("smoothing", 0), ("smoothing", 1.5), ("smoothing", True), ("release", -1), ("refractory_s", -1)]
+    "name, value", [("threshold", 1.5), ("smoothing", 0), ("smoothing", 1.5), ("smoothing", True), ("release", -1), ("refractory_s", -1), ("refractory_s", np.nan)]
 )  # fmt: skip
 def test_impossible_detectors_are_refused(name, value):
     with pytest.raises(ValueError, match=f"{name} is {value}"):

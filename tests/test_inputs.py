@@ -224,4 +224,4 @@ def test_the_microphone_s_blocks_come_in_order(monkeypatch, said):
     monkeypatch.setitem(sys.modules, "sounddevice", Device)
     microphone = inputs.from_microphone(said.append)
     assert [int(next(microphone)[0]) for _ in range(3)] == [0, 1, 2]
-    assert said == ["microphone: input overflow"]
+    assert said == ["microphone: input overflow; times are of the audio that was heard"]
