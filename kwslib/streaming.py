@@ -7,9 +7,10 @@ attention over its outputs of the last second: offline, that is the network run 
 recording at once. Either way the results do not depend on how the stream is cut, to the last bit.
 
 What is no audio is defined. A sample that is no number is silence, one beyond full scale is cut to
-it; neither lasts longer than its second (in `carried`, than the GRU remembers). Digital silence is
-log-mels at their floor. A gap that is known is `skip`ped: time goes on, the rest is forgotten. An
-int8 checkpoint runs with its weights as floats (int8 times scale).
+it; neither lasts longer than its second (in `carried`, than the GRU remembers: seconds, at times minutes;
+`reports/README.md` has it by network). Digital silence is log-mels at their floor. A gap that is
+known is `skip`ped: time goes on, the rest is forgotten. An int8 checkpoint runs with its weights as floats
+(int8 times scale), which torch's int8 kernels differ from by what they round between layers.
 """
 
 from dataclasses import dataclass
