@@ -54,7 +54,7 @@ def held_out() -> str:
     return "\n".join(lines) + (
         f"\n\nBaselines trained for {found['epochs']} epochs on tracks, on labels alone, from clips that neither run reports; "
         f"measured on speakers held out of them, {' and '.join(str(parts[part]) for part in sorted(parts))} keywords in "
-        f"{len(parts)} parts. Figures of a row are of one training each, in the same order in all rows. *Steps missed*: "
+        f"{len(parts)} parts. Figures of a row are of one training each, by the part held out; some recipes have fewer. *Steps missed*: "
         f"as in the table before. *Released*: the recipe of both runs, but for its epochs and teacher.\n"
     )
 
