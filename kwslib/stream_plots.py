@@ -10,6 +10,7 @@ import seaborn as sns
 
 from .checkpoints import write_atomic
 from .plots import GREY, INK, RED, colour, flac, png, tight
+from .streaming import ROUNDING
 
 
 def stream(waveform: np.ndarray, sample_rate_hz: int, curves: dict, threshold: float, spans: dict):
@@ -80,7 +81,7 @@ def stream_equality(pairs: dict[str, tuple[np.ndarray, np.ndarray]]):
         right.semilogy(np.maximum(np.abs(offline - streamed), 1e-12), mark, markersize=4, label=mode)
     left.set(xlabel="offline probability", ylabel="streamed probability")
     left.legend(fontsize=8)
-    right.axhline(1e-5, color=RED, linestyle=":", label="asserted limit")
+    right.axhline(ROUNDING, color=RED, linestyle=":", label="asserted limit")
     right.set(xlabel="step of 80 ms", ylabel="absolute difference")
     right.legend(fontsize=8)
     return tight(figure)

@@ -24,6 +24,7 @@ from .events import Detector
 from .layers import Attention, GruLayer, LogMels, convolved, moved
 
 MODES = ("window", "carried")
+ROUNDING = 1e-4  # by which a probability may differ from offline's; by over 1e-5 in a step of some thousands
 _FULL_SCALE = np.array(1 / 32768, np.float32)  # an array, as NumPy takes its time to convert a number
 _LONGEST = 1 << 60  # samples of a stream
 _PIECE = 16000  # samples that are heard at a time: what is fed at once may be hours

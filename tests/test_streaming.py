@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from kwslib import checkpoints, experiments, features, models, quantization, talk
 from kwslib.architecture import ARCHITECTURES, Architecture, FrontEnd
-from kwslib.streaming import MODES, State, Stream, ready
+from kwslib.streaming import MODES, ROUNDING, State, Stream, ready
 
 CHUNKS = (1, 7, 160, 1280, 5000)
 
@@ -153,7 +153,7 @@ def test_every_released_checkpoint_streams_speech_as_offline(path, mode, read_sp
     _, probabilities = experiments.offline_track(as_floats(path), read_speech, mode)
     differences = np.abs(Stream.load(path, mode).hear(read_speech)[:, 1] - probabilities)
     assert len(differences) > 200
-    assert differences.max() < 1e-4
+    assert differences.max() < ROUNDING
     assert (differences > 1e-5).mean() < 0.02
 
 
