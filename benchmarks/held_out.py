@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--again", type=int, nargs="+", default=[0], help="which trainings; default 0")
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES), metavar="RECIPE")
     parser.add_argument("--epochs", type=int, default=8, help="of every recipe on tracks, default 8")
-    parser.add_argument("--json", type=Path, help="result file; other rows are kept there")
+    parser.add_argument("--json", type=Path, help="result file; other rows of as many epochs are kept there")
     options = parser.parse_args()
     held = json.loads((runs.Parameters(run=options.run).folder / "run.json").read_text())["parameters"]
     held["corpus"] = options.corpus
@@ -114,7 +114,8 @@ def main() -> None:
         keywords = int(experiment.labels[experiment.reported].sum())
         rows += [row | {"keywords": keywords} for row in of_part]
     if options.json:
-        before = json.loads(options.json.read_text())["rows"] if options.json.exists() else []
+        held_there = json.loads(options.json.read_text()) if options.json.exists() else {}
+        before = held_there["rows"] if held_there.get("epochs") == options.epochs else []
         made = [_training(row) for row in rows]
         result = {
             "corpus": data.name_of(options.corpus),

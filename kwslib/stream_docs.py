@@ -101,8 +101,8 @@ def targets() -> str:
         for mode in MODES
     )
     return "\n".join(lines) + (
-        f"\n\n{MODES[0]} / {MODES[1]}; in bold what is reached. Intervals stand in the tables below: many hold both the target "
-        f"and its double. Detections of a word that was detected before, until half a second after its end, by the detectors "
+        f"\n\n{MODES[0]} / {MODES[1]}; in bold what is reached. Intervals stand in the tables below. "
+        f"Detections of a word that was detected before, until half a second after its end, by the detectors "
         f"that were chosen: {again}.\n"
     )
 
