@@ -13,6 +13,7 @@ from pathlib import Path
 
 from kwslib import data, experiments, judging, runs, streams
 from kwslib.streaming import MODES
+from kwslib.tasks import Share
 
 NETWORKS = ("baseline", "student3")
 TRACKS = 40  # of which plateaus are measured, as in notebook 2
@@ -99,6 +100,7 @@ def main() -> None:
             "split": held["split"],
             "speech": audio.speech[0],
             "speech_hours": len(audio.speech[1]) / 16000 / 3600,
+            "tracks_weigh": {n: streams.SHARES.get(n, Share()).weight for n in NETWORKS},
             "rows": [row for row in before if row["network"] not in options.networks] + rows,
         }
         options.json.write_text(json.dumps(of_runs, indent=1) + "\n")

@@ -24,7 +24,8 @@ def ablation() -> str:
     return "\n".join(lines) + (
         f"\n\nFalse accepts an hour of {60 * found['speech_hours']:.0f} minutes of recorded running speech where 5 % of "
         f"{found['keywords']} keywords are missed, speakers apart; each row has what the rows above it have, and "
-        f"{found['epochs']} epochs of training; the released networks have more, and so have those that teach the last row. "
+        f"{found['epochs']} epochs of training; the released networks have more, and so have those that teach the last row; the "
+        f"tracks of a released baseline weigh less. "
         f"*mean of 3*: three steps smoothed; released networks smooth as many as was chosen. Rows are of one seed, and their "
         f"intervals of the hours alone. *Loss*, *steps missed*: on new tracks of the validation part, made as for the last rows; missed are those of the "
         f"keyword where {100 * found['rare']:.1f} % of the others are taken for it. Both tell more than counts do (`benchmarks/recipes.py`), "
@@ -55,7 +56,8 @@ def held_out() -> str:
         f"\n\nBaselines trained for {found['epochs']} epochs on tracks, on labels alone, from clips that neither run reports; "
         f"measured on speakers held out of them, {' and '.join(str(parts[part]) for part in sorted(parts))} keywords in "
         f"{len(parts)} parts. Figures of a row are of one training each, by the part held out; some recipes have fewer. *Steps missed*: "
-        f"as in the table before. *Released*: the recipe of both runs, but for its epochs and teacher.\n"
+        f"as in the table before. *As the student*: by the "
+        f"student's recipe; *tracks weigh less*: by that of the baselines of both runs, but for epochs and teacher.\n"
     )
 
 
@@ -67,12 +69,13 @@ def trained_again(run: str) -> str:
         "|---|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     found = benchmark("seeds")[run]
+    weights = ", ".join(f"{weight:g} of the {network}" for network, weight in found["tracks_weigh"].items())
     for row in found["rows"]:
         at_5, own = row["speech_at_5_percent"], row["speech_by_detector"]
         cells = [
             f"{row['network']}-stream",
             row["mode"],
-            "released" if row["again"] == 0 else str(row["again"]),
+            str(row["again"]),
             interval(at_5["false_accepts_per_h"]) if at_5 else NOT_REACHED,
             percent(own),
             interval(own["false_accepts_per_h"]),
@@ -84,7 +87,7 @@ def trained_again(run: str) -> str:
     return "\n".join(lines) + (
         f"\n\nSpeakers shared, {60 * found['speech_hours']:.0f} minutes of {found['speech']} running speech. Each training "
         f"begins with the same networks of clips and draws other tracks and other batches, teachers too; detectors are "
-        f"chosen for each. Columns as above. So much of a figure is chance: a smaller "
+        f"chosen for each. Training 0 is the run's own when this was measured; tracks' share of the loss: {weights}. Columns as above. So much of a figure is chance: a smaller "
         f"difference between two recipes says nothing.\n"
     )
 

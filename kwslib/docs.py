@@ -99,6 +99,9 @@ What was asked, and what is reached; the cost is [below](#what-it-costs):
 At every rate:
 
 {stream_docs.at_all_rates()}
+Where the modes differ:
+
+{stream_docs.modes()}
 {_figures_of(SHARED, "shared")}
 {_figures_of(APART, "apart")}
 ### What each measure against false accepts brought

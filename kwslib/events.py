@@ -15,6 +15,7 @@ import numpy as np
 from . import metrics
 
 TOLERANCE_S = 0.5  # of a hit, after the word's end; as MLPerf Tiny's streaming wake word
+AGAIN_S = 1.5  # after a word's end: until then a further detection is of that word once more
 RATES_PER_H = (0.5, 1.0, 2.0, 5.0)
 LONGEST_STEP_S = 1.0  # of a stream, until two rows tell; networks here have 0.08
 GAP_STEPS = 1.5  # rows further apart have a gap between them: one step is never two, whatever its rounding
@@ -132,7 +133,7 @@ class Outcome:
     false_accepts: int
     hours: float
     latencies_s: tuple[float, ...]  # from each hit word's end to its detection
-    again: int = 0  # of the false accepts: those of a word that was detected already
+    again: int = 0  # of the false accepts: those of a word that was hit, until `AGAIN_S` after it
 
     def __add__(self, other: "Outcome") -> "Outcome":
         return Outcome(
@@ -174,22 +175,31 @@ class Outcome:
         }
 
 
+def hits(found_s: np.ndarray, words: np.ndarray) -> np.ndarray:
+    """(words,) which detection is the hit of each word, the first within reach that is no earlier word's;
+    -1 of a word that is missed. found_s: (detections,) seconds, words: (words, 2) begin and end; both
+    ascending."""
+    first = np.searchsorted(found_s, words[:, 0])
+    past = np.searchsorted(found_s, words[:, 1] + TOLERANCE_S, side="right")
+    of_words, free = [], 0  # the first that no word has
+    for low, high in zip(first.tolist(), past.tolist(), strict=True):
+        at = max(low, free)
+        of_words.append(at if at < high else -1)
+        free = at + 1 if at < high else free
+    return np.array(of_words, int)
+
+
 def outcome(found_s: np.ndarray, words: np.ndarray, hours: float) -> Outcome:
-    """Judges detections at `found_s` seconds, ascending. words: (words, 2) begin and end of each. The
-    first detection of a word is its hit; a second one of the same word is a false accept."""
-    found_s = np.asarray(found_s, float)
-    true, hit, latencies = np.zeros(len(found_s), bool), [], []
-    of_a_word = np.zeros(len(found_s), bool)
-    for begin, end in words:
-        within = (found_s >= begin) & (found_s <= end + TOLERANCE_S)
-        of_a_word |= within
-        near = np.flatnonzero(within & ~true)
-        hit.append(len(near) > 0)
-        if len(near):
-            true[near[0]] = True
-            latencies.append(float(found_s[near[0]] - end))
-    again = int(np.sum(of_a_word & ~true))
-    return Outcome(tuple(hit), int(np.sum(~true)), hours, tuple(latencies), again)
+    """Judges detections at `found_s` seconds, on words (words, 2), begin and end of each; both ascending. A
+    detection that is no word's hit is a false accept."""
+    found_s, words = np.asarray(found_s, float), np.asarray(words, float).reshape(-1, 2)
+    of_words = hits(found_s, words)
+    hit, false_s = of_words >= 0, np.delete(found_s, of_words[of_words >= 0])
+    at_s, ends = found_s[of_words[hit]], words[hit, 1]
+    # Until when a false accept is once more a word that was hit before it.
+    until_s = np.append(-np.inf, np.maximum.accumulate(ends + AGAIN_S))[np.searchsorted(at_s, false_s)]
+    again = int(np.sum(false_s <= until_s))
+    return Outcome(tuple(hit.tolist()), len(false_s), hours, tuple((at_s - ends).tolist()), again)
 
 
 def thresholds(smoothed: Iterable[np.ndarray], count: int = 100) -> np.ndarray:

@@ -8,6 +8,7 @@ that it reported; that figure stands beside ours as `at_best_epoch`.)
 """
 
 import html
+import json
 from collections import namedtuple
 from functools import cached_property
 
@@ -175,24 +176,50 @@ class Experiment:
         """Trains a setting as its recipe says, or loads it if this has been done; writes checkpoint
         and history. distil False: on labels alone, otherwise alike, as setting-labels."""
         p = self.run.parameters
-        recipe = training.recipe(setting, p.profile)
+        recipe, name = training.recipe(setting, p.profile), setting
         teacher = self.load("baseline") if recipe.temperature and distil else None
         if recipe.temperature and not distil:
             recipe, name = training.on_labels(recipe), setting + LABELS_ONLY
-        else:
-            name = setting
-        result = training.train(
-            models.build(ARCHITECTURES[setting], p.seed),
-            tasks.Clips(self.features, self.labels, self.parts, teacher),
-            recipe,
-            p.seed,
-            self.run.resume(name),
-            keep="best" if self.part == "test" else "last",
-            progress=lambda row: training.print_epoch(name, row, recipe.epochs),
-        )
-        models.save(self.run.checkpoint(name), result.model)
-        self.run.write_history(name, result.history)
-        return Trained(result.model, result.epoch, self.run.history(name))
+        task = tasks.Clips(self.features, self.labels, self.parts, teacher)
+        network = models.build(ARCHITECTURES[setting], p.seed)
+        return self.fit(name, network, task, recipe, p.seed, keep="best" if self.part == "test" else "last")
+
+    def fit(
+        self, name: str, network: models.CRNN, task, recipe: training.Recipe, seed: int, keep: str
+    ) -> Trained:
+        """Trains a network on a task, as `training.train` does, and writes checkpoint and history as `name`; or
+        loads it if that has been done with the same inputs, here or where the run was copied from."""
+        inputs = training.inputs_digest(network, task, recipe, seed)
+        made = self._made(name, inputs)
+        if made is None:
+            result = training.train(
+                network,
+                task,
+                recipe,
+                seed,
+                self.run.resume(name),
+                keep=keep,
+                progress=lambda row: training.print_epoch(name, row, recipe.epochs),
+            )
+            made = result.model
+            models.save(self.run.checkpoint(name), made)
+            self.run.write_history(name, result.history)
+            digests = {"inputs": inputs, "weights": training.weights_digest(made)}
+            runs.write_json(self.run.made_of(name), digests)
+        history = self.run.history(name)
+        epoch = history["epoch"].iloc[-1 if keep == "last" else history["au_fa_fr"].argmin()]
+        return Trained(made, int(epoch), history)
+
+    def _made(self, name: str, inputs: str) -> models.CRNN | None:
+        """The trained network of this name if it was made of these inputs, and is what was made."""
+        try:
+            digests = json.loads(self.run.made_of(name).read_text())
+            network = models.load(self.run.checkpoint(name))
+            self.run.history(name)
+        except (OSError, ValueError, runs.MissingStageError):
+            return None
+        wanted = {"inputs": inputs, "weights": training.weights_digest(network)}
+        return network if digests == wanted else None
 
     def quantize(self, setting: str, mode: str) -> torch.nn.Module:
         """The int8 version of a trained setting, saved as SETTING-int8-MODE and loaded back. Static

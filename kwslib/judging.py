@@ -5,7 +5,7 @@ known times; running speech without it; and the keyword mixed into that speech.
 """
 
 import json
-from collections import namedtuple
+from collections import Counter, namedtuple
 from dataclasses import asdict, dataclass, replace
 from functools import partial, reduce
 from itertools import product
@@ -27,8 +27,8 @@ OVER_DB = (20.0, 10.0, 5.0)
 SPEECH_DB = -15.0  # by which speech is lowered before keywords are mixed in, so that hardly one is clipped
 PLATEAU_S = 0.3  # at most so much later than offline the probability should fall
 CHOICE_SEED = 1000  # of the stream that detectors are chosen on, none of those that are reported
-# With more than 5 steps many detections come later than `events.TOLERANCE_S`.
-GRID = {"smoothing": (1, 2, 3, 5), "release": (0.3, 0.6, 0.9), "refractory_s": (0.5, 1.0)}
+# Of equals the first is chosen. Smoothed over 8 steps, many detections come later than `events.TOLERANCE_S`.
+GRID = {"smoothing": (1, 2, 3, 5, 8), "release": (0.6, 0.3, 0.9), "refractory_s": (1.0, 0.5, 2.0)}
 
 
 @dataclass(frozen=True)
@@ -129,8 +129,9 @@ def _detector(values: dict) -> Detector:
 
 # Judging
 
-# What is said on a soundscape: (words, 2) as there, the hours, and who says each word, (words,).
-Said = namedtuple("Said", "words hours speakers")
+# What is said on a soundscape: words, (words, 2), and hours as there, and who says each word, (words,); when its clips
+# begin, (clips,) seconds, and which word of the corpus each is, (clips,).
+Said = namedtuple("Said", "words hours speakers begins_s names")
 
 
 def judge(audio: Streams, chosen: dict[tuple[str, str], dict], plateaus: dict[str, pandas.DataFrame]) -> None:
@@ -153,14 +154,17 @@ def judge(audio: Streams, chosen: dict[tuple[str, str], dict], plateaus: dict[st
     of_speech, of_keywords = audio.hear(settings, speech), audio.hear(settings, audio.keywords.samples)
     mixed = {db: mixed_in(audio, db) for db in OVER_DB}
     of_mixed = {db: audio.hear(settings, track.samples) for db, track in mixed.items()}
+    drawn = {key: _curves(_detector(chosen[key]), heard[key], made) for key in keys}
     for key in keys:
         detector = _detector(chosen[key])
-        curves, pooled = _curves(detector, heard[key], made)
+        curves, pooled = drawn[key]
         setting, mode = key
+        others = {m: drawn[s, m][1] for s, m in keys if s == setting and m != mode}
         values = {
             "detector": chosen[key],
             "plateau_s": _plateau(plateaus[setting], mode),
-            "clips": _on_clips(curves, pooled, detector, heard[key], made, offline[setting]),
+            "clips": _on_clips(curves, pooled, detector, heard[key], made, offline[setting])
+            | {"beside": {m: _beside(pooled, other) for m, other in others.items()}},
             "speech": {"kind": kind} | on_speech(audio, detector, of_speech[key], of_keywords[key]),
             "mixed": {
                 str(round(db)): _outcome(detector, *of_mixed[db][key], mixed[db].words, 0.0).to_json()
@@ -172,8 +176,14 @@ def judge(audio: Streams, chosen: dict[tuple[str, str], dict], plateaus: dict[st
 
 
 def _said(audio: Streams, soundscape: Soundscape) -> Said:
-    speakers = audio.experiment.corpus.speakers[soundscape.word_clips]
-    return Said(soundscape.words, soundscape.hours, speakers)
+    corpus = audio.experiment.corpus
+    return Said(
+        soundscape.words,
+        soundscape.hours,
+        corpus.speakers[soundscape.word_clips],
+        soundscape.clips / RATE_HZ,
+        corpus.words[soundscape.which],
+    )
 
 
 def mixed_in(audio: Streams, over_db: float) -> Soundscape:
@@ -207,6 +217,7 @@ def _on_clips(curves, pooled, detector, heard, made, offline) -> dict:
             "offline_miss_rate": float(missed_offline.mean()),
             "offline_miss_rate_of_each": [float(_missed_offline([one], rate).mean()) for one in offline],
             "more_than_offline": [float(more.mean()), *metrics.mean_interval(more, speakers)],
+            "taken": _taken(replace(detector, threshold=pooled.thresholds[indices[0]]), heard, made),
         }
     at_chosen = [
         _outcome(detector, times, None, said.words, said.hours, smoothed)
@@ -219,6 +230,29 @@ def _on_clips(curves, pooled, detector, heard, made, offline) -> dict:
         "at_rate": rates,
         "chosen": reduce(add, at_chosen).to_json(),
     }
+
+
+def _beside(pooled: Curve, other: Curve) -> dict | None:
+    """Of the keywords on the streams, how many one mode hits and another misses, each at one false accept an
+    hour; None where one of them has no such point."""
+    indices = [events.at_rate(curve.outcomes, 1.0) for curve in (pooled, other)]
+    if None in indices:
+        return None
+    mine, its = (np.array(c.outcomes[n].hit, bool) for c, n in zip((pooled, other), indices, strict=True))
+    parts = {"both": mine & its, "alone": mine & ~its, "other": its & ~mine, "neither": ~mine & ~its}
+    return {name: int(np.sum(part)) for name, part in parts.items()}
+
+
+def _taken(detector: Detector, heard: list[tuple], made: list[Said]) -> dict[str, int]:
+    """Word -> how many false accepts come of it, most first: of the clip that begins nearest to a second
+    before the detection. heard, made: as of `_curves`."""
+    words = Counter()
+    for (times, smoothed), said in zip(heard, made, strict=True):
+        found_s = times[detector.find(times, smoothed)]
+        of_words = events.hits(found_s, said.words)
+        for at_s in np.delete(found_s, of_words[of_words >= 0]):
+            words[str(said.names[np.argmin(np.abs(said.begins_s - (at_s - 1)))])] += 1
+    return dict(words.most_common())
 
 
 def _curves(detector: Detector, heard: list[tuple], made: list[Said]) -> tuple[list[Curve], Curve]:
@@ -247,11 +281,11 @@ def on_speech(audio: Streams, detector: Detector, of_speech: tuple, of_keywords:
     `over_speakers` as well, the rate's interval over the speakers of the keywords."""
     smoothed = detector.smoothed(of_speech[1]), detector.smoothed(of_keywords[1])
     hours = len(audio.speech[1]) / RATE_HZ / 3600
-    words, _, speakers = _said(audio, audio.keywords)
+    said = _said(audio, audio.keywords)
 
     def outcomes(at: np.ndarray) -> list[Outcome]:
         false = events.det(of_speech[0], smoothed[0], np.zeros((0, 2)), hours, detector, at)
-        missed = events.det(of_keywords[0], smoothed[1], words, 0.0, detector, at)
+        missed = events.det(of_keywords[0], smoothed[1], said.words, 0.0, detector, at)
         return [f + replace(m, false_accepts=0) for f, m in zip(false, missed, strict=True)]
 
     def reported(curve: list[Outcome]) -> list[int | None]:
@@ -263,10 +297,10 @@ def on_speech(audio: Streams, detector: Detector, of_speech: tuple, of_keywords:
     for share, index in zip(MISSES, reported(curve.outcomes), strict=True):
         reached[str(share)] = None
         if index is not None:
-            over = events.at_misses_over(curve.outcomes, share, speakers)
+            over = events.at_misses_over(curve.outcomes, share, said.speakers)
             reached[str(share)] = curve.at(index) | {"over_speakers": over}
     false = _outcome(detector, of_speech[0], None, np.zeros((0, 2)), hours, smoothed[0])
-    missed = _outcome(detector, of_keywords[0], None, words, 0.0, smoothed[1])
+    missed = _outcome(detector, of_keywords[0], None, said.words, 0.0, smoothed[1])
     chosen = false + replace(missed, false_accepts=0)
     return {"det": curve.to_json(), "at_misses": reached, "chosen": chosen.to_json()}
 

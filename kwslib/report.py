@@ -165,7 +165,7 @@ def _forget(run: Run, stage: str) -> None:
     """Drops the finished training of a stage, so that `force` trains anew. (The second stage trains
     student3 too, if the fifth has not yet.)"""
     trained = {"01": "baseline", "03": "student1", "04": "student2", "05": "student3"}
-    for path in (run.folder / "resume").glob("*.safetensors"):
+    for path in (*(run.folder / "resume").glob("*.safetensors"), *(run.folder / "history").glob("*.json")):
         is_stream = path.stem.endswith("-stream")
         if is_stream if stage.startswith("02") else path.stem in _both(trained.get(stage[:2])):
             path.unlink()

@@ -158,6 +158,10 @@ class Run:
     def figure(self, notebook: str, name: str) -> Path:
         return self.folder / "figures" / notebook / f"{name}.png"
 
+    def made_of(self, setting: str) -> Path:
+        """Where digests of a trained network stand, of what it was made of and of its weights."""
+        return self.folder / "history" / f"{setting}.json"
+
     def write_history(self, setting: str, rows: list[dict]) -> None:
         text = io.StringIO()
         writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")

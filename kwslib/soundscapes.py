@@ -16,12 +16,13 @@ from .tracks import Sources, lay
 class Soundscape:
     """samples: (samples,) int16; words: (words, 2) seconds at which the keyword begins and ends, word_clips:
     (words,) positions in `Sources.clips` of the clips it is from; clips: (clips,) samples at which whole clips
-    begin, and labels: (clips,) 1 for the keyword's."""
+    begin, which: (clips,) their positions in `Sources.clips`, and labels: (clips,) 1 for the keyword's."""
 
     samples: np.ndarray
     words: np.ndarray
     word_clips: np.ndarray
     clips: np.ndarray
+    which: np.ndarray
     labels: np.ndarray
 
     @property
@@ -55,7 +56,7 @@ def clip_stream(
         begin, end = sources.spans[clip]
         lay(track, sources.clips[clip] * np.float32(gain / 32768), at)
         powers.append(np.mean((track[at + begin : at + end]) ** 2))
-        laid.append((at, int(is_keyword)))
+        laid.append((at, clip, int(is_keyword)))
         if is_keyword:
             words.append(((at + begin) / RATE_HZ, (at + end) / RATE_HZ))
             word_clips.append(clip)
@@ -75,7 +76,7 @@ def between_words(sources: Sources, seed: int) -> Soundscape:
         order += [next(others), clip, next(others)]
     at = np.arange(1, len(order), 3) * sources.clips.shape[1]
     words = (at[:, None] + sources.spans[sources.keyword]) / RATE_HZ
-    laid = [(n * sources.clips.shape[1], int(n % 3 == 1)) for n in range(len(order))]
+    laid = [(n * sources.clips.shape[1], clip, int(n % 3 == 1)) for n, clip in enumerate(order)]
     track = sources.clips[order].reshape(-1) / np.float32(32768)
     return _soundscape(track, words, sources.keyword, laid)
 
@@ -122,8 +123,8 @@ def _lay_noise(track, background, level, snr_db, generator) -> None:
         under += np.float32(level * 10 ** (-snr / 20)) * noise
 
 
-def _soundscape(track: np.ndarray, words, word_clips, laid: list[tuple[int, int]]) -> Soundscape:
-    clips, labels = np.array(laid, int).reshape(-1, 2).T
+def _soundscape(track: np.ndarray, words, word_clips, laid: list[tuple[int, int, int]]) -> Soundscape:
+    of_clips = np.array(laid, int).reshape(-1, 3).T
     np.multiply(track, 32768, out=track)
     samples = np.clip(np.round(track, out=track), -32768, 32767, out=track).astype(np.int16)
-    return Soundscape(samples, np.array(words).reshape(-1, 2), np.array(word_clips, int), clips, labels)
+    return Soundscape(samples, np.array(words).reshape(-1, 2), np.array(word_clips, int), *of_clips)

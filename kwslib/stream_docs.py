@@ -5,7 +5,7 @@ from pathlib import Path
 
 from . import metrics
 from .committed import APART, SHARED, on_stream, run
-from .stream_tables import NOT_REACHED, ends, interval, percent
+from .stream_tables import NOT_REACHED, ends, interval, modes_table, percent, taken_table
 from .streaming import MODES
 
 STREAMED = ("baseline", "baseline-stream", "student3", "student3-stream")
@@ -145,6 +145,30 @@ def at_all_rates() -> str:
         f"Running speech, {60 * one['hours']:.0f} minutes, so that half a false accept an hour and one are none; the keyword between two "
         f"words; and laid over speech, so many dB louder, heard by the detectors that were chosen:\n\n"
         f"{_by_network(at + mixed, of_speech)}"
+    )
+
+
+def modes() -> str:
+    """Markdown table: where the modes differ on streams made of clips, and what is taken for the keyword; a row a run
+    and setting."""
+    heads, lines = [], []
+    for how, name in (("shared", SHARED), ("apart", APART)):
+        results = [on_stream(name, setting, mode) for setting in STREAMED for mode in MODES]
+        beside = modes_table([one for one in results if one["mode"] == MODES[0]])
+        taken = taken_table(results)["taken"]
+        heads = [*beside.columns, *(f"taken for the keyword, {mode}" for mode in MODES)]
+        for setting in STREAMED:
+            cells = [*beside.loc[setting], *(taken[f"{setting}, {mode}"] for mode in MODES)]
+            lines.append(f"| {how} | {setting} | {' | '.join(cells)} |")
+    return "\n".join(
+        [
+            f"| speakers | setting | {' | '.join(heads)} |",
+            "|---|---|" + "--:|" * (len(heads) - len(MODES)) + "---|" * len(MODES),
+            *lines,
+        ]
+    ) + (
+        "\n\nKeywords in percent that both modes hit, one alone or neither, each at one false accept an hour; words heard "
+        "where a false accept is made, and how often, at five an hour (the keyword's own name: too late, or once more).\n"
     )
 
 

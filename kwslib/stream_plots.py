@@ -197,47 +197,58 @@ def running_speech(results: list[dict], target: tuple[float, float]):
 def detector_grid(results: list[dict]):
     """Misses of every detector tried, as shares of all keywords at the four rates: a panel for each
     setting and mode, smoothing down, release and refractory time across; the chosen one framed."""
-    figure, axes = plt.subplots(1, len(results), figsize=(9, 3), sharey=True, squeeze=False)
-    for result, ax in zip(results, axes[0], strict=True):
+    rows_of_panels = -(-len(results) // 2)
+    figure, axes = plt.subplots(
+        rows_of_panels, min(len(results), 2), figsize=(9, 2.9 * rows_of_panels), squeeze=False
+    )
+    for result, ax in zip(results, axes.flat, strict=False):
         detector = result["detector"]
         grid = np.array(sorted(detector["grid"]))  # rows of smoothing, release, refractory_s, misses
         rows, columns = np.unique(grid[:, 0]), np.unique(grid[:, 1:3], axis=0)
         share = 100 * grid[:, 3].reshape(len(rows), len(columns)) / (4 * detector["words"])
         sns.heatmap(share, annot=True, fmt=".1f", cmap="Blues", cbar=False, ax=ax, vmin=0, vmax=2 * share.max(),
                     annot_kws={"size": 7})  # fmt: skip
-        ax.set_xticklabels([f"{release:g}, {wait:g}" for release, wait in columns], rotation=90, fontsize=7)
+        ax.set_xticklabels([f"{release:g}, {wait:g}" for release, wait in columns], rotation=45, fontsize=7)
         ax.set_yticklabels([f"{row:.0f}" for row in rows], rotation=0)
         chosen = (detector["release"], detector["refractory_s"])
         column = next(n for n, c in enumerate(columns) if tuple(c) == chosen)
         row = list(rows).index(detector["smoothing"])
         ax.add_patch(plt.Rectangle((column, row), 1, 1, fill=False, edgecolor=RED, linewidth=2))
-        ax.set_title(f"{result['setting']}\n{result['mode']}", fontsize=8)
+        ax.set_title(f"{result['setting']}, {result['mode']}", fontsize=8)
+    for ax in axes[-1]:
         ax.set_xlabel("release, refractory s", fontsize=8)
-    axes[0][0].set_ylabel("steps smoothed")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("steps smoothed", fontsize=8)
     return tight(figure)
 
 
-def detections(times: np.ndarray, probabilities, smoothed, detector, found: np.ndarray, spans: dict):
-    """What a detector does: probability, its mean, threshold and release, detections as triangles, deaf
-    time shaded. found: seconds; spans: label -> (start_s, end_s)."""
-    figure, ax = plt.subplots(figsize=(9, 2.8))
-    ax.plot(times, probabilities, color=GREY, linewidth=0.8, drawstyle="steps-post", label="probability")
-    ax.plot(times, smoothed, color=colour("baseline"), drawstyle="steps-post", label="its mean")
-    ax.axhline(detector.threshold, color=RED, linestyle=":", label=f"threshold {detector.threshold:.3f}")
-    ax.axhline(
-        detector.release * detector.threshold, color=RED, linestyle="-.", linewidth=0.8, label="release"
+def detections(heard: dict, spans: dict):
+    """What detectors do, a panel each: probability, its mean, threshold and release, detections as triangles, deaf
+    time shaded. heard: label -> (times, probabilities, detector); spans: label -> (start_s, end_s)."""
+    figure, axes = plt.subplots(
+        len(heard), 1, figsize=(9, 2.4 * len(heard) + 0.4), sharex=True, squeeze=False
     )
-    for number, at in enumerate(found):
-        ax.axvspan(
-            at, at + detector.refractory_s, color="0.6", alpha=0.6, linewidth=0, zorder=1,
-            label=None if number else "deaf",
-        )  # fmt: skip
-        ax.plot(at, 1.06, "v", color=INK, clip_on=False, label=None if number else "detection")
-    for label, (start_s, end_s) in spans.items():
-        ax.axvspan(start_s, end_s, color="#fdae61", alpha=0.45, linewidth=0, zorder=0)
-        ax.text(start_s, 1.03, f"{label} ", fontsize=8, ha="right")
-    ax.set(xlabel="time in s", ylabel="probability", ylim=(-0.02, 1.1), xlim=(times[0], times[-1]))
-    ax.legend(fontsize=7, loc="upper left", ncols=2, bbox_to_anchor=(0, 0.93))
+    for ax, (title, (times, probabilities, detector)) in zip(axes[:, 0], heard.items(), strict=True):
+        smoothed = detector.smoothed(probabilities)
+        ax.plot(times, probabilities, color=GREY, linewidth=0.8, drawstyle="steps-post", label="probability")
+        ax.plot(times, smoothed, color=colour("baseline"), drawstyle="steps-post", label="its mean")
+        ax.axhline(detector.threshold, color=RED, linestyle=":", label=f"threshold {detector.threshold:.3f}")
+        ax.axhline(
+            detector.release * detector.threshold, color=RED, linestyle="-.", linewidth=0.8, label="release"
+        )
+        for number, at in enumerate(times[detector.find(times, smoothed)]):
+            ax.axvspan(
+                at, at + detector.refractory_s, color="0.6", alpha=0.6, linewidth=0, zorder=1,
+                label=None if number else "deaf",
+            )  # fmt: skip
+            ax.plot(at, 1.06, "v", color=INK, clip_on=False, label=None if number else "detection")
+        for label, (start_s, end_s) in spans.items():
+            ax.axvspan(start_s, end_s, color="#fdae61", alpha=0.45, linewidth=0, zorder=0)
+            ax.text(start_s, 1.03, f"{label} ", fontsize=8, ha="right")
+        ax.set(ylabel="probability", ylim=(-0.02, 1.1), xlim=(times[0], times[-1]))
+        ax.set_title(title, fontsize=8, loc="left")
+        ax.legend(fontsize=7, loc="upper left", ncols=2, bbox_to_anchor=(0, 0.93))
+    axes[-1, 0].set_xlabel("time in s")
     return tight(figure)
 
 

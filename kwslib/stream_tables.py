@@ -40,6 +40,41 @@ def against_offline_table(results: list[dict]) -> pandas.DataFrame:
     return _table(results, lambda one: _at_rates(one, more))
 
 
+def modes_table(results: list[dict]) -> pandas.DataFrame:
+    """Of the keywords on streams made of clips, in percent, those that both modes hit, one alone and neither, each
+    at one false accept an hour; a row a setting. results: of one mode, each with what is beside it."""
+    rows = {}
+    for one in results:
+        ((other, counts),) = one["clips"]["beside"].items()
+        heads = {
+            "both": "both",
+            "alone": f"{one['mode']} alone",
+            "other": f"{other} alone",
+            "neither": "neither",
+        }
+        rows[one["setting"]] = {
+            head: f"{100 * counts[part] / one['clips']['det']['words']:.1f}" if counts else NOT_REACHED
+            for part, head in heads.items()
+        }
+    return pandas.DataFrame.from_dict(rows, orient="index")
+
+
+def taken_table(results: list[dict], rate: float = 5.0, most: int = 6) -> pandas.DataFrame:
+    """The words most often taken for the keyword on streams made of clips, and how often, at a rate of false
+    accepts an hour; last the others together."""
+
+    def row(one: dict) -> dict:
+        point = one["clips"]["at_rate"][str(rate)]
+        if not point:
+            return {"taken": NOT_REACHED}
+        words = list(point["taken"].items())
+        others = sum(count for _, count in words[most:])
+        told = [f"{word} {count}" for word, count in words[:most]] + [f"others {others}"] * (others > 0)
+        return {"taken": ", ".join(told)}
+
+    return _table(results, row)
+
+
 def speech_table(results: list[dict]) -> pandas.DataFrame:
     """False accepts an hour of running speech at each share of misses; below, how many were counted; at 5 %
     over speakers too."""

@@ -7,7 +7,7 @@ that no training and no choice of a detector has heard.
 import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from multiprocessing import get_context
@@ -46,6 +46,9 @@ PLANS = {
     "quick": Plan(20, 2048, 0, 0.2, 5, 0.25, 20),
     "full": Plan(160, 16384, 4, 3, 5, 2, 30),
 }
+
+# Of a step in training, where it is not as `tasks.Share` says: see data/README.md.
+SHARES = {"baseline": tasks.Share(weight=0.35)}
 
 
 class Streams:
@@ -90,28 +93,28 @@ class Streams:
     ) -> Trained:
         """Trains a setting of this run further, on continuous tracks, and saves it as `name`, by default
         `streamed`. With taught, both clips and tracks have a teacher: the baseline `first_teacher`, all others
-        baseline-stream. Without, tracks have labels alone, and clips the baseline as teacher. share: what
-        the tracks are made of; recipe: other than SETTING-stream's; again: 1, 2 .. trains the same once
-        more, teachers too, with other draws from other tracks."""
-        e, p = self.experiment, self.experiment.run.parameters
+        baseline-stream. Without, tracks have labels alone, and clips the baseline as teacher. share: of a
+        step, other than the setting's in `SHARES`; recipe: other than SETTING-stream's; again: 1, 2 .. trains
+        the same once more, teachers too, with other draws from other tracks."""
+        profile = self.experiment.run.parameters.profile
         name = name or streamed(setting, again)
-        recipe = recipe or training.recipe(setting + STREAMED, p.profile)
-        model = self._load(setting)
+        recipe = recipe or training.recipe(setting + STREAMED, profile)
         teacher = None
         if taught:
             of_baseline = setting == "baseline"
             teacher = self.first_teacher(again) if of_baseline else self._load(streamed("baseline", again))
-        result = self._train(model, name, recipe, self._seed(again), again, share, teacher)
-        models.save(e.run.checkpoint(name), result.model)
-        e.run.write_history(name, result.history)
-        return Trained(result.model, result.epoch, e.run.history(name))
+        return self._train(setting, name, recipe, self._seed(again), again, share, teacher)
 
     def first_teacher(self, again: int = 0) -> models.CRNN:
         """A baseline that teaches the baseline, trained here if it is not yet, on tracks with labels alone and
         with a seed of its own for what is drawn. again: as in `train`."""
         recipe = training.recipe("teacher" + STREAMED, self.experiment.run.parameters.profile)
-        model, name = self._load("baseline"), streamed("teacher", again)
-        return self._train(model, name, recipe, self._seed(again) + 1, again, None, None).model
+        name = streamed("teacher", again)
+        return self._train("baseline", name, recipe, self._seed(again) + 1, again, None, None).model
+
+    def _share(self, setting: str) -> tasks.Share:
+        share = SHARES.get(setting, tasks.Share())
+        return replace(share, clips=8, tracks=2) if self.plan is PLANS["smoke"] else share
 
     def _load(self, setting: str) -> models.CRNN:
         return models.load(self.experiment.run.needed("checkpoints", setting, "safetensors"))
@@ -119,21 +122,12 @@ class Streams:
     def _seed(self, again: int) -> int:
         return self.experiment.run.parameters.seed + 1000 * again
 
-    def _train(self, model, name, recipe, seed, again, share, teacher) -> training.Result:
-        e = self.experiment
-        training.unfold_input(model)
-        if share is None:
-            share = tasks.Share(clips=8, tracks=2) if self.plan is PLANS["smoke"] else tasks.Share()
+    def _train(self, setting, name, recipe, seed, again, share, teacher) -> Trained:
+        e, network, share = self.experiment, self._load(setting), share or self._share(setting)
         clips = tasks.Clips(e.features, e.labels, e.parts, teacher or e.load("baseline"))
-        return training.train(
-            model,
-            tasks.Tracks(clips, self._pool(share, again), share, teacher),
-            recipe,
-            seed,
-            e.run.resume(name),
-            keep="last",  # validation clips say nothing of running speech
-            progress=lambda row: training.print_epoch(name, row, recipe.epochs),
-        )
+        training.unfold_input(network)
+        task = tasks.Tracks(clips, self._pool(share, again), share, teacher)
+        return e.fit(name, network, task, recipe, seed, keep="last")  # clips say nothing of running speech
 
     def _pool(self, share: tasks.Share, again: int = 0) -> tasks.Pool:
         """The run's training tracks, mixed as `share` says."""

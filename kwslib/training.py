@@ -256,7 +256,7 @@ def _seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-def _key(model, task, recipe, seed) -> str:
+def inputs_digest(model: models.CRNN, task, recipe: Recipe, seed: int) -> str:
     """Digest of everything that the trained weights depend on, the code that makes them included:
     after a change there, an old result is trained anew rather than taken for the new one's."""
     digest = hashlib.sha256()
@@ -265,6 +265,15 @@ def _key(model, task, recipe, seed) -> str:
     digest.update(json.dumps([asdict(recipe), model.architecture.to_json(), seed]).encode())
     add_weights(digest, model)
     task.add_to(digest)
+    return digest.hexdigest()
+
+
+_key = inputs_digest  # as `train` calls it, whose code is itself digested
+
+
+def weights_digest(network: torch.nn.Module) -> str:
+    digest = hashlib.sha256()
+    add_weights(digest, network)
     return digest.hexdigest()
 
 

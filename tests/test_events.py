@@ -170,9 +170,14 @@ def test_outcomes_by_hand(at, misses, false_accepts, latencies):
 
 
 def test_a_word_detected_again_is_counted_as_that():
+    """Until a second and a half after its end; what comes too late for a word that was missed is not of it."""
     found = np.array([0.5, 1.2, 1.8, 5.2, 5.4, 5.9, 8.0])
     got = outcome(found, WORDS, 0.5)
     assert (got.misses, got.false_accepts, got.again) == (0, 5, 3)
+    (_, end), alone = WORDS[0], WORDS[:1]
+    assert [outcome(np.array([1.2, end + s]), alone, 1.0).again for s in (0.4, 1.4, 1.6)] == [1, 1, 0]
+    late = outcome(np.array([end + 0.6, end + 1.2]), alone, 1.0)
+    assert (late.misses, late.false_accepts, late.again) == (1, 2, 0)
     close = np.array([[1.0, 1.4], [1.5, 1.9]])
     assert outcome(np.array([1.6, 1.8]), close, 1.0).again == 0  # each has its own
 

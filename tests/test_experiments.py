@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from kwslib import experiments, metrics
+from kwslib import checkpoints, experiments, metrics, training
 
 LABELS = np.array([0, 0, 1, 1])
 FAULTLESS = np.array([0.1, 0.2, 0.8, 0.9])
@@ -33,3 +33,39 @@ def test_errors_against_another_network_and_how_many_come_from_three_clips(audio
     assert row["low"] < row["high"]
     above = sorted(np.mean(probabilities[labels == 0] > p) for p in probabilities[labels == 1])
     assert row["worst three"] == pytest.approx(sum(above[-3:]) / sum(above), abs=1e-3)  # but for ties
+
+
+def test_what_is_trained_is_trained_anew_only_where_something_changed(tiny_corpus, tmp_path, monkeypatch):
+    """A run that was copied without what an unfinished training leaves: its checkpoint counts if code, data and
+    recipe are the same, and it is the one that they made."""
+    e = experiments.open_experiment(str(tiny_corpus), "sheila", "smoke", "speaker", 0, str(tmp_path / "run"))
+    first, trained, train = e.train("baseline"), [], training.train
+
+    def counted(model, task, recipe, seed, resume, **options):
+        trained.append(resume.stem)
+        return train(model, task, recipe, seed, resume, **options)
+
+    def forgotten():
+        for path in (tmp_path / "run" / "resume").iterdir():
+            path.unlink()
+
+    monkeypatch.setattr(training, "train", counted)
+    forgotten()
+    again = e.train("baseline")
+    assert not trained and again.epoch == first.epoch and again.history.equals(first.history)
+    assert training.weights_digest(again.model) == training.weights_digest(first.model)
+    arrays, metadata = checkpoints.read(e.run.checkpoint("baseline"))
+    checkpoints.write(e.run.checkpoint("baseline"), arrays, metadata | {"note": "weights are the same"})
+    e.train("baseline")
+    assert not trained
+    arrays["classifier.bias"] = arrays["classifier.bias"] + 1
+    checkpoints.write(e.run.checkpoint("baseline"), arrays, metadata)
+    e.train("baseline")
+    assert trained == ["baseline"]
+    forgotten()
+    monkeypatch.setattr(training, "recipe", lambda *_: training.Recipe(epochs=1, epoch_steps=1, batch_size=8))
+    assert e.train("baseline").epoch == 1 and trained == ["baseline"] * 2
+    e.run.made_of("baseline").write_text("{")
+    forgotten()
+    e.train("baseline")
+    assert trained == ["baseline"] * 3

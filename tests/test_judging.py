@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kwslib import judging, runs, soundscapes, stream_tables, streaming, streams, training
-from kwslib.events import RATES_PER_H, Detector
+from kwslib.events import RATES_PER_H, Detector, Outcome
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +68,13 @@ def test_results_state_counts_rates_and_exposure(audio, judged):
             more, low, high = point["more_than_offline"]
             assert more == pytest.approx(point["miss_rate"][0] - point["offline_miss_rate"])
             assert low <= more <= high
+            assert sum(point["taken"].values()) == point["false_accepts"]
+        for compared in filter(None, result["clips"]["beside"].values()):
+            assert sum(compared.values()) == curve["words"]
+            assert (
+                compared["both"] + compared["alone"]
+                == curve["words"] - result["clips"]["at_rate"]["1.0"]["misses"]
+            )
         assert result["speech"]["chosen"]["hours"] == pytest.approx(0.3 / 60)
         for point in filter(None, result["speech"]["at_misses"].values()):
             low, high = (np.inf if rate is None else rate for rate in point["over_speakers"])
@@ -80,8 +87,12 @@ def test_results_state_counts_rates_and_exposure(audio, judged):
         stream_tables.speech_table,
         stream_tables.detector_table,
         stream_tables.mixed_table,
+        stream_tables.taken_table,
     )
     assert all(table(results).shape[0] == 4 for table in tables)
+    of_modes = stream_tables.modes_table([one for one in results if one["mode"] == "window"])
+    assert list(of_modes.index) == ["student3", "student3-stream"]
+    assert list(of_modes.columns) == ["both", "window alone", "carried alone", "neither"]
     speech = stream_tables.speech_table(results)
     assert list(speech.columns) == [
         "2 % missed", "5 % missed", "over speakers", "10 % missed", "20 % missed",
@@ -124,6 +135,13 @@ def test_offline_scores_are_the_network_s_own_of_the_clips(audio):
     np.testing.assert_allclose(scores[labels == 1], direct, atol=1e-6)  # the same samples
 
 
+def said(words):
+    """An hour with two words, by a and b, and a clip of another word between them."""
+    return judging.Said(
+        words, 1.0, np.array(["a", "b"]), np.array([10.0, 20.0, 30.0]), np.array(["yes", "no", "yes"])
+    )
+
+
 def test_what_offline_scoring_misses_is_stated_of_each_stream_and_of_all():
     """Two streams of an hour: offline scoring misses neither keyword of the first, one of the second's."""
     labels = np.array([1, 1, 0, 0, 0])
@@ -135,7 +153,7 @@ def test_what_offline_scoring_misses_is_stated_of_each_stream_and_of_all():
     words = np.array([[10.0, 10.5], [30.0, 30.5]])
     smoothed = np.where(np.isin(times, (10.5, 30.5)), 0.9, 0.1)
     detector = Detector(smoothing=1)
-    made = [judging.Said(words, 1.0, np.array(["a", "b"])) for _ in range(2)]
+    made = [said(words) for _ in range(2)]
     curves, pooled = judging._curves(detector, [(times, smoothed)] * 2, made)
     found = judging._on_clips(curves, pooled, detector, [(times, smoothed)] * 2, made, offline)
     point = found["at_rate"]["1.0"]
@@ -144,12 +162,35 @@ def test_what_offline_scoring_misses_is_stated_of_each_stream_and_of_all():
     assert point["more_than_offline"] == [0, 0, 0] == [0, *point["miss_rate_over_speakers"]]
 
 
+def test_a_false_accept_is_of_the_clip_that_was_heard():
+    """The first of a word is its hit; a second one, and what comes long after, are of the clip that began about a
+    second before."""
+    words, times = np.array([[10.0, 10.5], [30.0, 30.5]]), np.arange(0, 60.0, 0.5)
+    heard = [(times, np.where(np.isin(times, at), 0.9, 0.1)) for at in ((10.5, 11.5, 20.5), (21.5, 40.0))]
+    detector = Detector(smoothing=1, refractory_s=0)
+    assert judging._taken(detector, heard, [said(words)] * 2) == {"no": 2, "yes": 2}
+
+
+def test_modes_are_compared_word_by_word():
+    """Each at one false accept an hour: the first hits words 1 and 2, the second 2 and 3; neither the fourth."""
+
+    def curve(*hit):
+        return judging.Curve(np.array([0.5]), [Outcome(hit, 1, 1.0, ())])
+
+    mine, other = curve(True, True, False, False), curve(False, True, True, False)
+    assert judging._beside(mine, other) == {"both": 1, "alone": 1, "other": 1, "neither": 1}
+    assert judging._beside(mine, judging.Curve(np.array([0.5]), [Outcome((True,), 2, 1.0, ())])) is None
+
+
 def test_words_are_of_those_who_say_them(audio):
     """Who says a word is found by its samples, which lie between two words as they are in the corpus."""
     soundscape, corpus = audio.keywords, audio.experiment.corpus
-    said, keywords = judging._said(audio, soundscape), audio.sources("test").keyword
-    assert len(said.words) == len(said.speakers) == len(keywords) > 1
-    for start, speaker in zip(soundscape.clips[soundscape.labels == 1], said.speakers, strict=True):
+    found, keywords = judging._said(audio, soundscape), audio.sources("test").keyword
+    assert len(found.words) == len(found.speakers) == len(keywords) > 1
+    assert len(found.begins_s) == 3 * len(keywords) and set(found.names[1::3]) == {
+        audio.experiment.run.parameters.keyword
+    }
+    for start, speaker in zip(soundscape.clips[soundscape.labels == 1], found.speakers, strict=True):
         same = (corpus.clips[keywords] == soundscape.samples[start : start + 16000]).all(1)
         assert corpus.speakers[keywords[same]].tolist() == [speaker]
 
@@ -162,7 +203,7 @@ def test_what_a_stream_misses_over_offline_scoring_is_of_the_same_words(scores, 
     offline = [(np.array([1, 1, 0]), np.array([*scores, 0.1]), 1.0)]
     times, words = np.arange(0, 60.0, 0.5), np.array([[10.0, 10.5], [30.0, 30.5]])
     smoothed = np.where(times == 10.5, 0.9, 0.1)
-    made = [judging.Said(words, 1.0, np.array(["a", "b"]))]
+    made = [said(words)]
     detector, heard = Detector(smoothing=1), [(times, smoothed)]
     curves, pooled = judging._curves(detector, heard, made)
     point = judging._on_clips(curves, pooled, detector, heard, made, offline)["at_rate"]["0.5"]

@@ -13,7 +13,9 @@ def test_a_clip_stream_has_its_words_where_it_says(sources):
         assert end - begin == pytest.approx(0.4)
         inside = track.samples[round(begin * 16000) + 200 : round(end * 16000) - 200]
         assert np.median(inside) == pytest.approx({0: 100, 1: 200}[clip], abs=1)
-    for start, label in zip(track.clips, track.labels, strict=True):
+    assert track.which[track.labels == 1].tolist() == track.word_clips.tolist()
+    for start, label, clip in zip(track.clips, track.labels, track.which, strict=True):
+        assert (clip in sources.keyword) == bool(label)
         assert (abs(np.median(track.samples[start + 3400 : start + 9400])) < 500) == bool(label)
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from kwslib import endpoints, runs, streaming, streams, tasks, training
+from kwslib import endpoints, experiments, runs, streaming, streams, tasks
 
 
 def test_streams_are_made_of_the_reported_part_and_others_of_their_own(audio):
@@ -37,16 +37,16 @@ def test_clips_go_from_the_noisiest_to_the_cleanest_evenly(audio):
 def test_a_first_teacher_teaches_the_baseline_and_this_all_others(audio, monkeypatch):
     """The first is trained once; whoever asks again gets what was kept. Without a teacher, tracks have
     labels alone, and clips are taught by the network that met no streams."""
-    asked, train = [], training.train
+    asked, fit = [], experiments.Experiment.fit
 
-    def seen(model, task, recipe, seed, resume, **options):
-        asked.append((resume.stem, seed, task.teacher, task.clips.teacher))
-        return train(model, task, recipe, seed, resume, **options)
+    def seen(self, name, network, task, recipe, seed, keep):
+        asked.append((name, seed, task.teacher, task.clips.teacher))
+        return fit(self, name, network, task, recipe, seed, keep)
 
     def weights(network):
         return network.classifier.weight.detach()
 
-    monkeypatch.setattr(training, "train", seen)
+    monkeypatch.setattr(experiments.Experiment, "fit", seen)
     fresh = streams.Streams(audio.experiment)
     fresh.train("baseline")
     fresh.train("student3", name="taught")
@@ -72,13 +72,13 @@ def test_a_first_teacher_teaches_the_baseline_and_this_all_others(audio, monkeyp
 
 
 def test_what_is_trained_again_has_other_draws_other_tracks_and_teachers_of_its_own(audio, monkeypatch):
-    asked, train = {}, training.train
+    asked, fit = {}, experiments.Experiment.fit
 
-    def seen(model, task, recipe, seed, resume, **options):
-        asked[resume.stem] = seed, task.pool.seed, task.teacher
-        return train(model, task, recipe, seed, resume, **options)
+    def seen(self, name, network, task, recipe, seed, keep):
+        asked[name] = seed, task.pool.seed, task.teacher
+        return fit(self, name, network, task, recipe, seed, keep)
 
-    monkeypatch.setattr(training, "train", seen)
+    monkeypatch.setattr(experiments.Experiment, "fit", seen)
     fresh, load = streams.Streams(audio.experiment), audio.experiment.load
     fresh.train("baseline")
     fresh.train("baseline", again=1)
@@ -89,6 +89,29 @@ def test_what_is_trained_again_has_other_draws_other_tracks_and_teachers_of_its_
     own, released = load("baseline-again-1-stream"), load("baseline-stream")
     assert torch.equal(teacher.classifier.weight, own.classifier.weight)
     assert not torch.equal(own.classifier.weight, released.classifier.weight)
+
+
+def test_a_step_of_the_baseline_and_its_teacher_is_more_of_clips_than_the_student_s(audio, monkeypatch):
+    shares = {}
+    monkeypatch.setattr(
+        experiments.Experiment,
+        "fit",
+        lambda self, name, net, task, *rest, **keep: (
+            shares.update({name: task.share}) or experiments.Trained(self.load("baseline"), 1, None)
+        ),
+    )
+    fresh = streams.Streams(audio.experiment)
+    fresh.train("baseline")
+    fresh.train("student3")
+    own = tasks.Share(weight=0.1, clips=8, tracks=2)
+    fresh.train("baseline", own, name="another", taught=False)
+    assert (
+        shares["teacher-stream"].weight
+        == shares["baseline-stream"].weight
+        == streams.SHARES["baseline"].weight
+    )
+    assert shares["baseline-stream"].weight < shares["student3-stream"].weight == tasks.Share().weight
+    assert shares["another"] == own
 
 
 def test_a_student_needs_a_baseline_trained_on_streams(audio, tmp_path):
