@@ -93,14 +93,15 @@ def main() -> None:
         print(f"{row['network']:<10}{row['again']:<3}{row['mode']:<9}{rate:<24}clips {ratio}")
     if options.json:
         of_runs = json.loads(options.json.read_text()) if options.json.exists() else {}
-        before = of_runs.get(options.run, {"rows": []})["rows"]
+        there = of_runs.get(options.run, {"rows": [], "tracks_weigh": {}})
+        before, weights = there["rows"], there["tracks_weigh"]
         of_runs[options.run] = {
             "corpus": data.name_of(options.corpus),
             "keyword": held["keyword"],
             "split": held["split"],
             "speech": audio.speech[0],
             "speech_hours": len(audio.speech[1]) / 16000 / 3600,
-            "tracks_weigh": {n: streams.SHARES.get(n, Share()).weight for n in NETWORKS},
+            "tracks_weigh": weights | {n: streams.SHARES.get(n, Share()).weight for n in options.networks},
             "rows": [row for row in before if row["network"] not in options.networks] + rows,
         }
         options.json.write_text(json.dumps(of_runs, indent=1) + "\n")

@@ -283,7 +283,7 @@ def of_command(path: Path) -> dict[str, dict]:
                 memory_mb.append(usage.ru_maxrss / 1024)
             found[what] = {
                 "start_s": round(statistics.median(starts[1:]), 2),
-                "memory_mb": round(max(memory_mb), 1),
+                "memory_mb": round(max(memory_mb[1:]), 1),
             }
     return found
 

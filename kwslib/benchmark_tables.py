@@ -56,8 +56,8 @@ def held_out() -> str:
         f"\n\nBaselines trained for {found['epochs']} epochs on tracks, on labels alone, from clips that neither run reports; "
         f"measured on speakers held out of them, {' and '.join(str(parts[part]) for part in sorted(parts))} keywords in "
         f"{len(parts)} parts. Figures of a row are of one training each, by the part held out; some recipes have fewer. *Steps missed*: "
-        f"as in the table before. *As the student*: by the "
-        f"student's recipe; *tracks weigh less*: by that of the baselines of both runs, but for epochs and teacher.\n"
+        f"as in the table before. *As the student*: tracks weigh "
+        f"as much in the loss as for the student; *tracks weigh less*: as for the baselines of both runs.\n"
     )
 
 
@@ -69,7 +69,7 @@ def trained_again(run: str) -> str:
         "|---|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     found = benchmark("seeds")[run]
-    weights = ", ".join(f"{weight:g} of the {network}" for network, weight in found["tracks_weigh"].items())
+    weights = ", ".join(f"{weight:g} for the {network}" for network, weight in found["tracks_weigh"].items())
     for row in found["rows"]:
         at_5, own = row["speech_at_5_percent"], row["speech_by_detector"]
         cells = [

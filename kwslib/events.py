@@ -15,7 +15,7 @@ import numpy as np
 from . import metrics
 
 TOLERANCE_S = 0.5  # of a hit, after the word's end; as MLPerf Tiny's streaming wake word
-AGAIN_S = 1.5  # after a word's end: until then a further detection is of that word once more
+AGAIN_S = 1.5  # after a word's end: until then a further detection counts as that word once more
 RATES_PER_H = (0.5, 1.0, 2.0, 5.0)
 LONGEST_STEP_S = 1.0  # of a stream, until two rows tell; networks here have 0.08
 GAP_STEPS = 1.5  # rows further apart have a gap between them: one step is never two, whatever its rounding
@@ -196,7 +196,7 @@ def outcome(found_s: np.ndarray, words: np.ndarray, hours: float) -> Outcome:
     of_words = hits(found_s, words)
     hit, false_s = of_words >= 0, np.delete(found_s, of_words[of_words >= 0])
     at_s, ends = found_s[of_words[hit]], words[hit, 1]
-    # Until when a false accept is once more a word that was hit before it.
+    # Until when a false accept counts as once more a word that was hit before it.
     until_s = np.append(-np.inf, np.maximum.accumulate(ends + AGAIN_S))[np.searchsorted(at_s, false_s)]
     again = int(np.sum(false_s <= until_s))
     return Outcome(tuple(hit.tolist()), len(false_s), hours, tuple((at_s - ends).tolist()), again)

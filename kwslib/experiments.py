@@ -188,9 +188,10 @@ class Experiment:
         self, name: str, network: models.CRNN, task, recipe: training.Recipe, seed: int, keep: str
     ) -> Trained:
         """Trains a network on a task, as `training.train` does, and writes checkpoint and history as `name`; or
-        loads it if that has been done with the same inputs, here or where the run was copied from."""
-        inputs = training.inputs_digest(network, task, recipe, seed)
-        made = self._made(name, inputs)
+        loads it if that has been done with the same inputs, here or, by the same minor version of Python, where
+        the run was copied from."""
+        inputs = {"inputs": training.inputs_digest(network, task, recipe, seed), "kept": keep}
+        made = self._made(name, inputs, recipe.epochs)
         if made is None:
             result = training.train(
                 network,
@@ -204,22 +205,30 @@ class Experiment:
             made = result.model
             models.save(self.run.checkpoint(name), made)
             self.run.write_history(name, result.history)
-            digests = {"inputs": inputs, "weights": training.weights_digest(made)}
-            runs.write_json(self.run.made_of(name), digests)
+            runs.write_json(self.run.made_of(name), inputs | {"weights": training.weights_digest(made)})
         history = self.run.history(name)
         epoch = history["epoch"].iloc[-1 if keep == "last" else history["au_fa_fr"].argmin()]
         return Trained(made, int(epoch), history)
 
-    def _made(self, name: str, inputs: str) -> models.CRNN | None:
-        """The trained network of this name if it was made of these inputs, and is what was made."""
+    def _made(self, name: str, inputs: dict, epochs: int) -> models.CRNN | None:
+        """The trained network of this name if it was made of these inputs, and is what was made; its files are
+        then as good as new."""
         try:
             digests = json.loads(self.run.made_of(name).read_text())
             network = models.load(self.run.checkpoint(name))
-            self.run.history(name)
-        except (OSError, ValueError, runs.MissingStageError):
+            numbers = self.run.history(name)["epoch"].tolist()
+        except (OSError, ValueError, KeyError, runs.MissingStageError):
             return None
-        wanted = {"inputs": inputs, "weights": training.weights_digest(network)}
-        return network if digests == wanted else None
+        wanted = inputs | {"weights": training.weights_digest(network)}
+        if digests != wanted or numbers != list(range(1, epochs + 1)):
+            return None
+        for path in (
+            self.run.made_of(name),
+            self.run.checkpoint(name),
+            self.run.needed("history", name, "csv"),
+        ):
+            path.touch()
+        return network
 
     def quantize(self, setting: str, mode: str) -> torch.nn.Module:
         """The int8 version of a trained setting, saved as SETTING-int8-MODE and loaded back. Static

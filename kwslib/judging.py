@@ -27,7 +27,7 @@ OVER_DB = (20.0, 10.0, 5.0)
 SPEECH_DB = -15.0  # by which speech is lowered before keywords are mixed in, so that hardly one is clipped
 PLATEAU_S = 0.3  # at most so much later than offline the probability should fall
 CHOICE_SEED = 1000  # of the stream that detectors are chosen on, none of those that are reported
-# Of equals the first is chosen. Smoothed over 8 steps, many detections come later than `events.TOLERANCE_S`.
+# Of equals the first is chosen. The largest smoothing is one too many: its detections often come after the tolerance.
 GRID = {"smoothing": (1, 2, 3, 5, 8), "release": (0.6, 0.3, 0.9), "refractory_s": (1.0, 0.5, 2.0)}
 
 
@@ -244,8 +244,8 @@ def _beside(pooled: Curve, other: Curve) -> dict | None:
 
 
 def _taken(detector: Detector, heard: list[tuple], made: list[Said]) -> dict[str, int]:
-    """Word -> how many false accepts come of it, most first: of the clip that begins nearest to a second
-    before the detection. heard, made: as of `_curves`."""
+    """Word -> at how many false accepts it was heard, most first: that of the clip which begins nearest to a
+    second before; between two words it may be the other one. heard, made: as of `_curves`."""
     words = Counter()
     for (times, smoothed), said in zip(heard, made, strict=True):
         found_s = times[detector.find(times, smoothed)]

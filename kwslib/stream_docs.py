@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from . import metrics
+from . import events, metrics
 from .committed import APART, SHARED, on_stream, run
 from .stream_tables import NOT_REACHED, ends, interval, modes_table, percent, taken_table
 from .streaming import MODES
@@ -102,7 +102,7 @@ def targets() -> str:
     )
     return "\n".join(lines) + (
         f"\n\n{MODES[0]} / {MODES[1]}; in bold what is reached. Intervals stand in the tables below. "
-        f"Detections of a word that was detected before, until half a second after its end, by the detectors "
+        f"Detections of a word that was detected before, until {events.AGAIN_S:g} s after its end, by the detectors "
         f"that were chosen: {again}.\n"
     )
 
@@ -167,8 +167,9 @@ def modes() -> str:
             *lines,
         ]
     ) + (
-        "\n\nKeywords in percent that both modes hit, one alone or neither, each at one false accept an hour; words heard "
-        "where a false accept is made, and how often, at five an hour (the keyword's own name: too late, or once more).\n"
+        "\n\nKeywords in percent that both modes hit, one alone or neither, each at one false accept an hour. *Taken for the "
+        "keyword*: at five false accepts an hour, the words whose clips begin nearest to a second before one, and how often; "
+        "the keyword's own name: too late, or once more, though just after it the next word is named too.\n"
     )
 
 

@@ -215,6 +215,8 @@ def detector_grid(results: list[dict]):
         row = list(rows).index(detector["smoothing"])
         ax.add_patch(plt.Rectangle((column, row), 1, 1, fill=False, edgecolor=RED, linewidth=2))
         ax.set_title(f"{result['setting']}, {result['mode']}", fontsize=8)
+    for ax in axes.flat[len(results) :]:
+        ax.set_axis_off()
     for ax in axes[-1]:
         ax.set_xlabel("release, refractory s", fontsize=8)
     for ax in axes[:, 0]:

@@ -42,7 +42,7 @@ def against_offline_table(results: list[dict]) -> pandas.DataFrame:
 
 def modes_table(results: list[dict]) -> pandas.DataFrame:
     """Of the keywords on streams made of clips, in percent, those that both modes hit, one alone and neither, each
-    at one false accept an hour; a row a setting. results: of one mode, each with what is beside it."""
+    at one false accept an hour; a row a setting. results: of one mode, where two were judged."""
     rows = {}
     for one in results:
         ((other, counts),) = one["clips"]["beside"].items()
@@ -70,7 +70,7 @@ def taken_table(results: list[dict], rate: float = 5.0, most: int = 6) -> pandas
         words = list(point["taken"].items())
         others = sum(count for _, count in words[most:])
         told = [f"{word} {count}" for word, count in words[:most]] + [f"others {others}"] * (others > 0)
-        return {"taken": ", ".join(told)}
+        return {"taken": ", ".join(told) or "none"}
 
     return _table(results, row)
 

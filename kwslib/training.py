@@ -257,8 +257,9 @@ def _seed(*numbers: int) -> int:
 
 
 def inputs_digest(model: models.CRNN, task, recipe: Recipe, seed: int) -> str:
-    """Digest of everything that the trained weights depend on, the code that makes them included:
-    after a change there, an old result is trained anew rather than taken for the new one's."""
+    """Digest of what the trained weights depend on, the code that makes them included: after a change
+    there, an old result is trained anew rather than taken for the new one's. Another minor version of Python
+    reads code another way (`ast.dump`), and has other digests."""
     digest = hashlib.sha256()
     digest.update(json.dumps([CENTRE, SPREAD]).encode())
     digest.update(_training_code().encode())
@@ -268,7 +269,7 @@ def inputs_digest(model: models.CRNN, task, recipe: Recipe, seed: int) -> str:
     return digest.hexdigest()
 
 
-_key = inputs_digest  # as `train` calls it, whose code is itself digested
+_key = inputs_digest  # `train` calls it so; another name there would be other code, and all be trained anew
 
 
 def weights_digest(network: torch.nn.Module) -> str:

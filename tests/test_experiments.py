@@ -2,6 +2,7 @@
 for a number."""
 
 import math
+import os
 
 import numpy as np
 import pytest
@@ -35,37 +36,70 @@ def test_errors_against_another_network_and_how_many_come_from_three_clips(audio
     assert row["worst three"] == pytest.approx(sum(above[-3:]) / sum(above), abs=1e-3)  # but for ties
 
 
-def test_what_is_trained_is_trained_anew_only_where_something_changed(tiny_corpus, tmp_path, monkeypatch):
-    """A run that was copied without what an unfinished training leaves: its checkpoint counts if code, data and
-    recipe are the same, and it is the one that they made."""
+@pytest.fixture
+def trained(tiny_corpus, tmp_path, monkeypatch):
+    """A smoke run with a trained baseline, without what an unfinished training leaves, as in a copy; and the names
+    of what is trained from then on."""
     e = experiments.open_experiment(str(tiny_corpus), "sheila", "smoke", "speaker", 0, str(tmp_path / "run"))
-    first, trained, train = e.train("baseline"), [], training.train
+    first, names, train = e.train("baseline"), [], training.train
 
     def counted(model, task, recipe, seed, resume, **options):
-        trained.append(resume.stem)
+        names.append(resume.stem)
         return train(model, task, recipe, seed, resume, **options)
 
-    def forgotten():
-        for path in (tmp_path / "run" / "resume").iterdir():
-            path.unlink()
-
     monkeypatch.setattr(training, "train", counted)
-    forgotten()
+    e.run.resume("baseline").unlink()
+    return e, first, names
+
+
+def test_what_is_trained_is_not_trained_anew(trained):
+    e, first, names = trained
+    path = e.run.checkpoint("baseline")
+    arrays, metadata = checkpoints.read(path)
+    checkpoints.write(path, arrays, metadata | {"detectors": "{}"})  # weights are the same
+    os.utime(path, (0, 0))
     again = e.train("baseline")
-    assert not trained and again.epoch == first.epoch and again.history.equals(first.history)
+    assert not names and again.epoch == first.epoch and again.history.equals(first.history)
     assert training.weights_digest(again.model) == training.weights_digest(first.model)
-    arrays, metadata = checkpoints.read(e.run.checkpoint("baseline"))
-    checkpoints.write(e.run.checkpoint("baseline"), arrays, metadata | {"note": "weights are the same"})
-    e.train("baseline")
-    assert not trained
+    assert path.stat().st_mtime > 0  # a file of the stage that asked for it
+
+
+CHANGES = {
+    "weights": lambda e: shift_bias(e.run.checkpoint("baseline")),
+    "no checkpoint": lambda e: e.run.checkpoint("baseline").unlink(),
+    "no network": lambda e: e.run.checkpoint("baseline").write_bytes(b"x"),
+    "no digests": lambda e: e.run.made_of("baseline").unlink(),
+    "no JSON": lambda e: e.run.made_of("baseline").write_text("{"),
+    "a list": lambda e: e.run.made_of("baseline").write_text("[]"),
+    "no history": lambda e: e.run.needed("history", "baseline", "csv").unlink(),
+    "no table": lambda e: e.run.needed("history", "baseline", "csv").write_text("<<<<<<< HEAD"),
+    "no epochs": lambda e: e.run.needed("history", "baseline", "csv").write_text("epoch,au_fa_fr"),
+    "labels": lambda e: e.labels.__setitem__(
+        e.parts["validation"][0], 1 - e.labels[e.parts["validation"][0]]
+    ),
+}
+
+
+def shift_bias(path):
+    arrays, metadata = checkpoints.read(path)
     arrays["classifier.bias"] = arrays["classifier.bias"] + 1
-    checkpoints.write(e.run.checkpoint("baseline"), arrays, metadata)
-    e.train("baseline")
-    assert trained == ["baseline"]
-    forgotten()
+    checkpoints.write(path, arrays, metadata)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_is_changed_or_broken_is_trained_anew(trained, change):
+    e, first, names = trained
+    CHANGES[change](e)
+    again = e.train("baseline")
+    assert names == ["baseline"] and len(again.history) == len(first.history)
+    assert training.weights_digest(again.model) == training.weights_digest(
+        first.model
+    )  # labels: of validation
+
+
+def test_another_recipe_or_another_epoch_to_keep_is_trained_anew(trained, monkeypatch):
+    e, first, names = trained
+    e.part = "validation"  # as of a run with two parts: the last epoch is kept
+    assert e.train("baseline").epoch == len(first.history) and names == ["baseline"]
     monkeypatch.setattr(training, "recipe", lambda *_: training.Recipe(epochs=1, epoch_steps=1, batch_size=8))
-    assert e.train("baseline").epoch == 1 and trained == ["baseline"] * 2
-    e.run.made_of("baseline").write_text("{")
-    forgotten()
-    e.train("baseline")
-    assert trained == ["baseline"] * 3
+    assert e.train("baseline").epoch == 1 and names == ["baseline"] * 2

@@ -182,6 +182,26 @@ def test_modes_are_compared_word_by_word():
     assert judging._beside(mine, judging.Curve(np.array([0.5]), [Outcome((True,), 2, 1.0, ())])) is None
 
 
+def test_tables_of_modes_and_of_words_by_hand():
+    words = {word: 9 - n for n, word in enumerate("abcdefgh")}
+    beside = {"carried": {"both": 5, "alone": 2, "other": 1, "neither": 2}}
+    clips = {"beside": beside, "det": {"words": 10}, "at_rate": {"5.0": {"taken": words}}}
+    one = {"setting": "baseline", "mode": "window", "clips": clips}
+    silent = {"setting": "student3", "mode": "window", "clips": {"at_rate": {"5.0": {"taken": {}}}}}
+    never = {"setting": "student3", "mode": "carried", "clips": {"at_rate": {"5.0": None}}}
+    table = stream_tables.taken_table([one, silent, never])
+    assert table["taken"].tolist() == ["a 9, b 8, c 7, d 6, e 5, f 4, others 5", "none", "not reached"]
+    row = stream_tables.modes_table([one]).loc["baseline"]
+    assert row.to_dict() == {
+        "both": "50.0",
+        "window alone": "20.0",
+        "carried alone": "10.0",
+        "neither": "20.0",
+    }
+    apart = one | {"clips": clips | {"beside": {"carried": None}}}
+    assert set(stream_tables.modes_table([apart]).loc["baseline"]) == {"not reached"}
+
+
 def test_words_are_of_those_who_say_them(audio):
     """Who says a word is found by its samples, which lie between two words as they are in the corpus."""
     soundscape, corpus = audio.keywords, audio.experiment.corpus

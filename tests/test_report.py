@@ -67,6 +67,29 @@ def test_a_stage_left_running_is_not_taken_for_done(run):
     assert not report._is_done(run, "02_streaming", digest)
 
 
+def test_force_forgets_the_training_of_its_stage_alone(run):
+    folder = run.folder / "resume"
+    folder.mkdir()
+    for name in ("baseline", "student1", "student1-labels", "student2"):
+        (folder / f"{name}.safetensors").write_bytes(b"")
+    report._forget(run, "03_distillation_1")
+    assert sorted(p.stem for p in folder.iterdir()) == ["baseline", "student2"]
+
+
+def test_index_of_a_run_without_results_can_be_read(run):
+    page = report.write_index(run).read_text()
+    assert "No setting measured yet" in page and "sheila" in page
+
+
+def test_a_page_without_audio_keeps_all_else():
+    sound = '<audio controls preload="none" src="data:audio/flac;base64,AAAA"></audio>'
+    page = f'<p>before</p>{sound}<img src="data:image/png;base64,BBBB">{sound}<p>after</p>'
+    bare = report.without_audio(page)
+    assert "data:audio" not in bare and "<audio" not in bare
+    assert bare.count("recording left out") == 2
+    assert bare.startswith("<p>before</p>") and 'png;base64,BBBB">' in bare and bare.endswith("<p>after</p>")
+
+
 def test_force_forgets_the_stage_s_own_training_alone(run):
     for name in ("baseline", "baseline-stream", "student3", "student3-labels", "student3-stream"):
         for path in (run.resume(name), run.made_of(name)):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from kwslib import endpoints, experiments, runs, streaming, streams, tasks
+from kwslib import endpoints, experiments, models, runs, streaming, streams, tasks
 
 
 def test_streams_are_made_of_the_reported_part_and_others_of_their_own(audio):
@@ -93,24 +93,21 @@ def test_what_is_trained_again_has_other_draws_other_tracks_and_teachers_of_its_
 
 def test_a_step_of_the_baseline_and_its_teacher_is_more_of_clips_than_the_student_s(audio, monkeypatch):
     shares = {}
-    monkeypatch.setattr(
-        experiments.Experiment,
-        "fit",
-        lambda self, name, net, task, *rest, **keep: (
-            shares.update({name: task.share}) or experiments.Trained(self.load("baseline"), 1, None)
-        ),
-    )
+
+    def seen(self, name, network, task, recipe, seed, keep):
+        shares[name] = task.share
+        models.save(self.run.checkpoint(name), network)
+        return experiments.Trained(network, recipe.epochs, None)
+
+    monkeypatch.setattr(experiments.Experiment, "fit", seen)
     fresh = streams.Streams(audio.experiment)
     fresh.train("baseline")
-    fresh.train("student3")
+    fresh.train("student3", name="taught")
     own = tasks.Share(weight=0.1, clips=8, tracks=2)
     fresh.train("baseline", own, name="another", taught=False)
-    assert (
-        shares["teacher-stream"].weight
-        == shares["baseline-stream"].weight
-        == streams.SHARES["baseline"].weight
-    )
-    assert shares["baseline-stream"].weight < shares["student3-stream"].weight == tasks.Share().weight
+    weights = {name: share.weight for name, share in shares.items()}
+    assert weights["teacher-stream"] == weights["baseline-stream"] == streams.SHARES["baseline"].weight
+    assert weights["baseline-stream"] < weights["taught"] == tasks.Share().weight
     assert shares["another"] == own
 
 
