@@ -25,7 +25,7 @@ def ablation() -> str:
         f"\n\nFalse accepts an hour of {60 * found['speech_hours']:.0f} minutes of recorded running speech where 5 % of "
         f"{found['keywords']} keywords are missed, speakers apart; each row has what the rows above it have, and "
         f"{found['epochs']} epochs of training; the released networks have more, and so have those that teach the last row; the "
-        f"tracks of a released baseline weigh less. "
+        f"tracks of the baseline with speakers shared weigh less. "
         f"*mean of 3*: three steps smoothed; released networks smooth as many as was chosen. Rows are of one seed, and their "
         f"intervals of the hours alone. *Loss*, *steps missed*: on new tracks of the validation part, made as for the last rows; missed are those of the "
         f"keyword where {100 * found['rare']:.1f} % of the others are taken for it. Both tell more than counts do (`benchmarks/recipes.py`), "
@@ -57,7 +57,7 @@ def held_out() -> str:
         f"measured on speakers held out of them, {' and '.join(str(parts[part]) for part in sorted(parts))} keywords in "
         f"{len(parts)} parts. Figures of a row are of one training each, by the part held out; some recipes have fewer. *Steps missed*: "
         f"as in the table before. *As the student*: tracks weigh "
-        f"as much in the loss as for the student; *tracks weigh less*: as for the baselines of both runs.\n"
+        f"as much in the loss as for the student; *tracks weigh less*: as for the baseline of the run with speakers shared.\n"
     )
 
 

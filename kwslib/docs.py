@@ -80,7 +80,7 @@ def rendered() -> dict[Path, str]:
 `kws report` writes its runs here. Two are committed; open `index.html` of the first in a browser.
 
 - [`{SHARED}/`]({SHARED}/): real speech, split as in the study (speakers shared), with pages, figures,
-  scores and checkpoints.
+  scores and checkpoints (`*-stream`: trained on streams; `teacher-stream` taught `baseline-stream`).
 - [`{APART}/`]({APART}/): the same with speakers kept apart; metrics, scores, streams and two figures.
 
 ## Clips
@@ -99,9 +99,9 @@ What was asked, and what is reached; the cost is [below](#what-it-costs):
 At every rate:
 
 {stream_docs.at_all_rates()}
-Where the modes differ:
+Where the modes differ, speakers shared:
 
-{stream_docs.modes()}
+{stream_docs.modes(SHARED)}
 {_figures_of(SHARED, "shared")}
 {_figures_of(APART, "apart")}
 ### What each measure against false accepts brought
