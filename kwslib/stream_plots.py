@@ -206,7 +206,7 @@ def detector_grid(results: list[dict]):
         grid = np.array(sorted(detector["grid"]))  # rows of smoothing, release, refractory_s, misses
         rows, columns = np.unique(grid[:, 0]), np.unique(grid[:, 1:3], axis=0)
         share = 100 * grid[:, 3].reshape(len(rows), len(columns)) / (4 * detector["words"])
-        sns.heatmap(share, annot=True, fmt=".1f", cmap="Blues", cbar=False, ax=ax, vmin=0, vmax=2 * share.max(),
+        sns.heatmap(share, annot=True, fmt=".1f", cmap="Blues", cbar=False, ax=ax, vmin=0, vmax=3 * share.min(),
                     annot_kws={"size": 7})  # fmt: skip
         ax.set_xticklabels([f"{release:g}, {wait:g}" for release, wait in columns], rotation=45, fontsize=7)
         ax.set_yticklabels([f"{row:.0f}" for row in rows], rotation=0)

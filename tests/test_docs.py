@@ -26,6 +26,13 @@ def test_links_lead_somewhere(path):
         assert (path.parent / target).exists(), target
 
 
+def test_committed_pages_hold_no_recording():
+    pages = list((ROOT / "reports/speech-commands-happy").glob("*.html"))
+    assert len(pages) == 8
+    for page in pages:
+        assert "data:audio" not in page.read_text(), f"{page.name}: make it with `kws report --no-audio`"
+
+
 def test_every_named_command_exists():
     shown = subprocess.run([sys.executable, "-m", "kwslib.cli", "--help"], capture_output=True, text=True)
     for verb in set(
