@@ -11,7 +11,7 @@ import argparse
 import json
 from pathlib import Path
 
-from kwslib import data, experiments, judging, runs, streams
+from kwslib import data, excerpts, experiments, judging, runs, streams
 from kwslib.streaming import MODES
 from kwslib.tasks import Share
 
@@ -73,7 +73,7 @@ def main() -> None:
             if not options.train_only:
                 setting = streams.streamed(network, again)
                 experiment.measure(setting, trained.model, trained.epoch)
-                plateaus[setting] = experiment.plateaus(setting, TRACKS)
+                plateaus[setting] = excerpts.plateaus(experiment, setting, TRACKS)
     if options.train_only:
         return
     print("judging", flush=True)

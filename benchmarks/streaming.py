@@ -181,7 +181,7 @@ def long_run(name: str, path: Path, hour, hours: float) -> list[dict]:
     import numpy as np
     import psutil
 
-    from kwslib import streaming
+    from kwslib import checkpoints, streaming
 
     rows = []
     for mode in streaming.MODES:
@@ -212,6 +212,7 @@ def long_run(name: str, path: Path, hour, hours: float) -> list[dict]:
             {
                 "network": name,
                 "mode": mode,
+                "weights": checkpoints.digest(path),
                 "hours": round(hours),
                 "times_real_time": round(hours * 3600 / seconds),
                 "memory_mb": [round(each, 1) for each in memory],
@@ -292,6 +293,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, default=ROOT / "reports" / "speech-commands-happy")
     parser.add_argument("--turns", type=int, default=50, help="default 50; slow engines miss most of them")
+    parser.add_argument("--runs", type=int, default=1, help="whole runs, whose medians are told; default 1")
     parser.add_argument("--hours", type=float, default=0, help="instead: a long run of the stream networks")
     parser.add_argument("--json", type=Path, help="where to write the result")
     parser.add_argument("--worker", nargs=4, help=argparse.SUPPRESS)
@@ -304,8 +306,8 @@ def main() -> None:
         return
     os.environ.update(dict.fromkeys(THREADS, "1"))
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # with it, every start compiles every module
-    checkpoints = options.run / "checkpoints"
-    checkpoint = {name: checkpoints / f"{name}.safetensors" for name in ("baseline", "student3")}
+    folder = options.run / "checkpoints"
+    checkpoint = {name: folder / f"{name}.safetensors" for name in ("baseline", "student3")}
     if options.hours:
         from kwslib import talk
 
@@ -313,13 +315,30 @@ def main() -> None:
         hour, result = talk.read(keyword, "test", 60), []
         for name in checkpoint:
             name += "-stream"
-            result += long_run(name, checkpoints / f"{name}.safetensors", hour, options.hours)
+            result += long_run(name, folder / f"{name}.safetensors", hour, options.hours)
         for row in result:
             print(", ".join(f"{name.replace('_', ' ')} {value}" for name, value in row.items()))
     else:
-        result = compare(checkpoint, options.turns)
+        result = several(checkpoint, options.turns, options.runs)
     if options.json:
         options.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def several(checkpoint: dict[str, Path], turns: int, runs: int) -> dict:
+    """So many whole runs: the medians of their medians; of the ratios the lowest and the highest run beside."""
+    found = [compare(checkpoint, turns) for _ in range(runs)]
+    together = found[0] | {"runs": runs}
+    for row, *rows in zip(*(one["rows"] for one in found), strict=True):
+        ratios = [each.get("times pymicro's, 80 ms") for each in (row, *rows)]
+        for name, value in list(row.items()):
+            if isinstance(value, float):
+                row[name] = round(statistics.median(each[name] for each in (row, *rows)), 3)
+        if None not in ratios:
+            row["times pymicro's, by run"] = [min(ratios), max(ratios)]
+    for what, one in together["command"].items():
+        one["start_s"] = statistics.median(each["command"][what]["start_s"] for each in found)
+        one["memory_mb"] = max(each["command"][what]["memory_mb"] for each in found)
+    return together
 
 
 def compare(checkpoint: dict[str, Path], turns: int) -> dict:
@@ -373,7 +392,6 @@ def compare(checkpoint: dict[str, Path], turns: int) -> dict:
             mine, theirs = values["ms"]["80 ms"], reference["ms"]["80 ms"]
             ratios = [mine[turn] / theirs[turn] for turn in mine]
             row["times pymicro's, 80 ms"] = round(statistics.median(ratios), 3)
-            row["quartiles of turns"] = [round(q, 3) for q in statistics.quantiles(ratios, n=4)[::2]]
         row |= {
             "start s": round(statistics.median(values["start_s"][1:]), 2),
             "memory MB": round(values["memory_mb"], 1),

@@ -6,6 +6,7 @@ order of the int8 names, and weight = int8 * scale. There are no zero points: we
 `metadata["detectors"]`, where there is one, says how its probabilities are best made into detections.
 """
 
+import hashlib
 import json
 import os
 from dataclasses import asdict
@@ -72,6 +73,14 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     if metadata.get("format") != FORMAT:
         raise CheckpointError(f"{path} is no checkpoint of kwslib: no format {FORMAT} in its metadata")
     return arrays, metadata
+
+
+def digest(path: Path) -> str:
+    """Of a checkpoint's arrays: by which a result tells of which network it is, whatever becomes of the metadata."""
+    found = hashlib.sha256()
+    for name, value in sorted(read(path)[0].items()):
+        found.update(f"{name} {value.dtype} {value.shape}".encode() + value.tobytes())
+    return found.hexdigest()[:16]
 
 
 def architecture_of(

@@ -132,26 +132,45 @@ def corpus_(
 def evaluate(
     checkpoint: Path,
     corpus: str,
-    keyword: KeywordOption = "sheila",
-    split: Annotated[str, typer.Option(help="speaker, utterance, or all: every clip.")] = "speaker",
-    seed: Annotated[int, typer.Option(help="Of the utterance split.")] = 0,
+    keyword: Annotated[
+        str | None, typer.Option(help="The word to spot. Default: the run's, or sheila.")
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="speaker, utterance, or all: every clip. Default: the run's, or speaker."),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of the utterance split. Default: the run's, or 0.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Quality of any checkpoint on any corpus: the test part, or with --split all every clip.
 
-    CHECKPOINT: a .safetensors file of a run's checkpoints/.
+    CHECKPOINT: a .safetensors file of a run's checkpoints/. The run's keyword
+    is the default and, on the run's corpus, so are split and seed: by others
+    it would be judged on clips that it was trained on.
 
     CORPUS: embedded, speech_commands_v0.01, speech_commands_v0.02, or a folder
     WORD/SPEAKER_nohash_N.wav.
     """
-    from . import experiments
+    from . import data, experiments, runs
 
-    found = experiments.evaluate(checkpoint, corpus, keyword, split, seed)
+    used, trained = {"keyword": "sheila", "split": "speaker", "seed": 0}, runs.parameters_beside(checkpoint)
+    if trained:
+        same = data.name_of(corpus) == trained["corpus"]
+        used |= {name: trained[name] for name in (used if same else ["keyword"])}
+    given = {"keyword": keyword, "split": split, "seed": seed}
+    used |= {name: value for name, value in given.items() if value is not None}
+    found = experiments.evaluate(checkpoint, corpus, **used)
+    if trained and same and any(used[name] != trained[name] for name in ("split", "seed")):
+        print(f"{checkpoint} was trained by split {trained['split']}, seed {trained['seed']}: on some of these clips",
+              file=sys.stderr)  # fmt: skip
     if as_json:
-        print(json.dumps(found))
+        print(json.dumps(used | found))
         return
     low, high = found["interval"]["one_minus_auc"]
-    print(f"{found['clips']:,} clips ({found['part']}), {found['positives']:,} of {keyword}")
+    how = f"{found['part']}, split {used['split']}" if used["split"] != "all" else "all"
+    print(f"{found['clips']:,} clips ({how}), {found['positives']:,} of {used['keyword']}")
     print(f"1 - AUC              {found['one_minus_auc']:.3e}   95 % interval {low:.1e} to {high:.1e}")
     print(f"au_fa_fr             {found['au_fa_fr']:.3e}   (compares within one corpus only)")
     print(f"missed at FA 1e-3    {found['miss_at_fa_1e-3']:.2%}")

@@ -16,12 +16,10 @@ import numpy as np
 import pandas
 import torch
 
-from . import cost, data, features, metrics, models, quantization, runs, tasks, training
+from . import cost, data, metrics, models, quantization, runs, tasks, training
 from .architecture import ARCHITECTURES
-from .events import plateau_s
 from .features import ClipFeatures
 from .runs import Parameters, Run
-from .streaming import Stream
 
 Trained = namedtuple("Trained", "model epoch history")
 LABELS_ONLY = "-labels"  # a student trained without a teacher: student1-labels
@@ -112,39 +110,6 @@ class Experiment:
         clips = self.reported[worst]
         return clips, [f"{self.corpus.ids[c]}: {scores[w]:.3f}" for c, w in zip(clips, worst, strict=True)]
 
-    def demo(self, setting: str, stretch_s: int = 14, seed: int = 0) -> tuple[np.ndarray, float]:
-        """A track of reported clips: `stretch_s` other words, the keyword, as many other words again.
-
-        The keyword's clip is the one of median score, so neither the easiest nor the hardest.
-        Returns (samples,) float32 and the second at which the keyword's clip begins.
-        """
-        scores = self.scores(setting)["probabilities"]
-        labels = self.labels[self.reported]
-        positives = np.flatnonzero(labels == 1)
-        median = positives[np.argsort(scores[positives])[len(positives) // 2]]
-        others = _draw(np.flatnonzero(labels == 0), 2 * stretch_s, seed)
-        order = [*others[:stretch_s], median, *others[stretch_s:]]
-        return self.corpus.waveforms(self.reported[order]).reshape(-1), float(stretch_s)
-
-    def plateaus(self, setting: str, tracks: int) -> pandas.DataFrame:
-        """Seconds over the threshold past the keyword's clip, a row a track: `carried` by the stream
-        and `offline`, every second by itself; and `longer`, how much later the first falls than the
-        second. Keywords and other words are drawn from the reported part."""
-        threshold = self.run.metrics(setting)["quality"]["threshold"]
-        model, stream = self.load(setting), Stream.load(self.run.checkpoint(setting))
-        labels, rows = self.labels[self.reported], []
-        keywords = np.random.default_rng(1).permutation(np.flatnonzero(labels == 1))[:tracks]
-        for number, keyword in enumerate(keywords):
-            others = _draw(np.flatnonzero(labels == 0), 6, [2, number])
-            order = [*others[:3], keyword, *others[3:]]
-            track = self.corpus.waveforms(self.reported[order]).reshape(-1)
-            carried, alone = (
-                plateau_s(*curve, threshold, 4.0)
-                for curve in (stream.hear(track).T, offline_track(model, track, "window"))
-            )
-            rows.append({"offline": alone, "carried": carried, "longer": max(0.0, carried - alone)})
-        return pandas.DataFrame(rows)
-
     def against(self, pairs: dict[str, str]) -> pandas.DataFrame:
         """A row a setting of setting -> reference: au_fa_fr, the reference's, their ratio and its 95 %
         interval over resampled speakers; `worst three`: the share of its 1 - AUC that the three clips
@@ -154,13 +119,12 @@ class Experiment:
             mine, theirs = self.scores(setting), self.scores(reference)
             labels = mine["labels"]
             scores = [s["probabilities"] for s in (mine, theirs)]
-            speakers = self.corpus.speakers[self.reported]
-            low, high = metrics.bootstrap(_times, labels, *scores, groups=speakers)
+            ratio, low, high = self.run.error_ratio(setting, reference)
             outranked = np.sort(metrics.outranked(labels, scores[0]))
             rows[setting] = {
                 "au_fa_fr": metrics.au_fa_fr(labels, scores[0]),
                 "reference au_fa_fr": metrics.au_fa_fr(labels, scores[1]),
-                "ratio": _times(labels, *scores),
+                "ratio": ratio,
                 "low": low,
                 "high": high,
                 "worst three": outranked[-3:].sum() / outranked.sum() if outranked.any() else 0.0,
@@ -306,8 +270,8 @@ class Experiment:
         else:
             base_scores = self.scores("baseline")["probabilities"]
             base_costs = self.run.metrics("baseline")["cost"]
-        ratio = _times(labels, scores, base_scores)
-        low, high = metrics.bootstrap(_times, labels, scores, base_scores, groups=speakers)
+        ratio = metrics.error_ratio(labels, scores, base_scores)
+        low, high = metrics.bootstrap(metrics.error_ratio, labels, scores, base_scores, groups=speakers)
         rates = cost.rates(costs, base_costs)
         known = np.isfinite(ratio)
         interval = [low, high if np.isfinite(high) else None]
@@ -328,45 +292,10 @@ def open_experiment(corpus, keyword, profile, split, seed, run) -> Experiment:
     return Experiment(Run(parameters))
 
 
-def _draw(clips: np.ndarray, count: int, seed) -> np.ndarray:
-    """`count` of the clips at random; one comes twice only where there are fewer."""
-    return np.random.default_rng(seed).choice(clips, count, replace=len(clips) < count)
-
-
-def _times(labels, scores, base_scores) -> float:
-    """au_fa_fr over that of other scores of the same clips; where those make no error, infinite, or
-    NaN if these make none either."""
-    mine, theirs = metrics.au_fa_fr(labels, scores), metrics.au_fa_fr(labels, base_scores)
-    if theirs:
-        return mine / theirs
-    return float("inf") if mine else float("nan")
-
-
-def offline_track(model: models.CRNN, waveform: np.ndarray, mode: str) -> tuple[np.ndarray, np.ndarray]:
-    """A recording scored by the offline network: times in seconds and probabilities, (steps,) each.
-
-    'carried': convolution and GRU over the whole recording at once, attention over the outputs of the
-    last second. 'window': every second by itself, as in training. What a stream must equal.
-    """
-    a = model.architecture
-    with torch.inference_mode():
-        power = features.mel_power(torch.from_numpy(waveform)[None], a.front_end)
-        log_mels = features.log_mel(power, a.front_end)
-        first = a.kernel[1] - 1
-        if mode == "window":
-            logits = model.windows(log_mels)[0]
-            first += (a.steps - 1) * a.stride[1]
-        else:
-            outputs, _ = model.gru(model.convolve(log_mels))
-            ends = range(1, outputs.shape[1] + 1)
-            logits = torch.cat([model.classify(outputs[:, max(0, end - a.steps) : end]) for end in ends])
-        probabilities = torch.softmax(logits.double(), dim=1)[:, 1].numpy()
-    times = (first + a.stride[1] * np.arange(len(probabilities))) * a.front_end.hop_samples
-    return times / a.front_end.sample_rate_hz, probabilities
-
-
 def evaluate(checkpoint, corpus: str, keyword: str, split: str = "speaker", seed: int = 0) -> dict:
     """Quality of a checkpoint on a corpus's test part (`utterance`: validation; `all`: every clip)."""
+    if split not in (*data.SPLITS, "all"):
+        raise data.CorpusError(f"split is {split!r}; it must be one of {', '.join(data.SPLITS)}, all")
     model = quantization.load(checkpoint)
     loaded = data.load(corpus)
     labels = loaded.labels(keyword)

@@ -36,6 +36,8 @@ def from_file(path: Path, say) -> Iterator[np.ndarray]:
         raise CorpusError(f"no file {str(path)!r}")
     try:
         file = soundfile.SoundFile(os.fsencode(path))
+    except TypeError:  # soundfile's, of a name that ends in .raw
+        raise CorpusError(f"{path}: raw audio is piped in: kws stream CHECKPOINT - < {path.name}") from None
     except (soundfile.SoundFileError, RuntimeError, OSError) as error:
         raise CorpusError(f"{path}: not readable as audio ({type(error).__name__})") from None
     with file:

@@ -4,6 +4,7 @@ What is reported is of audio that no detector was chosen on: streams made of cli
 known times; running speech without it; and the keyword mixed into that speech.
 """
 
+import hashlib
 import json
 from collections import Counter, namedtuple
 from dataclasses import asdict, dataclass, replace
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas
 
-from . import checkpoints, data, events, metrics, runs, soundscapes, talk, training
+from . import checkpoints, data, events, excerpts, metrics, runs, soundscapes, talk, training
 from .endpoints import RATE_HZ
 from .events import Detector, Outcome
 from .soundscapes import Soundscape
@@ -25,9 +26,8 @@ from .streams import STREAMED, Streams
 MISSES = (0.02, 0.05, 0.10, 0.20)
 OVER_DB = (20.0, 10.0, 5.0)
 SPEECH_DB = -15.0  # by which speech is lowered before keywords are mixed in, so that hardly one is clipped
-PLATEAU_S = 0.3  # at most so much later than offline the probability should fall
 CHOICE_SEED = 1000  # of the stream that detectors are chosen on, none of those that are reported
-# Of equals the first is chosen. The largest smoothing is one too many: its detections often come after the tolerance.
+# Of equals the first is chosen. The largest smoothing is one too many, so that the choice is not at an end.
 GRID = {"smoothing": (1, 2, 3, 5, 8), "release": (0.6, 0.3, 0.9), "refractory_s": (1.0, 0.5, 2.0)}
 
 
@@ -97,10 +97,11 @@ def choose(audio: Streams, settings: list[str]) -> dict[tuple[str, str], dict]:
 
 def matters(values: dict) -> tuple[int, int]:
     """By how many misses, over the four rates, release and refractory time matter at the smoothing chosen, and
-    smoothing at the release and refractory time chosen. values: of a detector, as `choose` gives them."""
+    smoothing, but for the largest, at the release and refractory time chosen. values: of a detector, as `choose`
+    gives them."""
     grid, spans = values["grid"], []
-    own = [values[name] for name in GRID]
-    for like in (lambda row: row[:1] == own[:1], lambda row: row[1:3] == own[1:]):
+    own, largest = [values[name] for name in GRID], GRID["smoothing"][-1]
+    for like in (lambda row: row[0] == own[0], lambda row: row[1:3] == own[1:] and row[0] < largest):
         misses = [row[-1] for row in grid if like(row)]
         spans.append(max(misses) - min(misses))
     return tuple(spans)
@@ -136,7 +137,7 @@ Said = namedtuple("Said", "words hours speakers begins_s names")
 
 def judge(audio: Streams, chosen: dict[tuple[str, str], dict], plateaus: dict[str, pandas.DataFrame]) -> None:
     """Judges each setting and mode on all audio, with the detector that `choose` gave it; writes
-    `streams/SETTING-MODE.json`. plateaus: setting -> as `Experiment.plateaus`, noted beside."""
+    `streams/SETTING-MODE.json`. plateaus: setting -> as `excerpts.plateaus`, noted beside."""
     from tqdm import tqdm
 
     keys = list(chosen)
@@ -151,6 +152,7 @@ def judge(audio: Streams, chosen: dict[tuple[str, str], dict], plateaus: dict[st
             offline[setting].append(_offline(audio, setting, track))
         made.append(_said(audio, track))
     kind, speech = audio.speech
+    heard_speech = {"kind": kind, "digest": hashlib.sha256(speech.tobytes()).hexdigest()[:16]}
     of_speech, of_keywords = audio.hear(settings, speech), audio.hear(settings, audio.keywords.samples)
     mixed = {db: mixed_in(audio, db) for db in OVER_DB}
     of_mixed = {db: audio.hear(settings, track.samples) for db, track in mixed.items()}
@@ -165,7 +167,7 @@ def judge(audio: Streams, chosen: dict[tuple[str, str], dict], plateaus: dict[st
             "plateau_s": _plateau(plateaus[setting], mode),
             "clips": _on_clips(curves, pooled, detector, heard[key], made, offline[setting])
             | {"beside": {m: _beside(pooled, other) for m, other in others.items()}},
-            "speech": {"kind": kind} | on_speech(audio, detector, of_speech[key], of_keywords[key]),
+            "speech": heard_speech | on_speech(audio, detector, of_speech[key], of_keywords[key]),
             "mixed": {
                 str(round(db)): _outcome(detector, *of_mixed[db][key], mixed[db].words, 0.0).to_json()
                 for db in OVER_DB
@@ -277,8 +279,9 @@ def _curves(detector: Detector, heard: list[tuple], made: list[Said]) -> tuple[l
 
 def on_speech(audio: Streams, detector: Detector, of_speech: tuple, of_keywords: tuple) -> dict:
     """False accepts on `Streams.speech` over misses of `Streams.keywords`, each as `Streams.hear` gives
-    them: `det`, `at_misses` (share -> point, or None where it is not reached) and `chosen`. Points have
-    `over_speakers` as well, the rate's interval over the speakers of the keywords."""
+    them: `det`, `at_misses` (share -> point, or None where it is not reached), `at_rate` (false accepts an hour ->
+    point, likewise) and `chosen`. Points of `at_misses` have `over_speakers` as well, the rate's interval over the
+    speakers of the keywords."""
     smoothed = detector.smoothed(of_speech[1]), detector.smoothed(of_keywords[1])
     hours = len(audio.speech[1]) / RATE_HZ / 3600
     said = _said(audio, audio.keywords)
@@ -291,18 +294,30 @@ def on_speech(audio: Streams, detector: Detector, of_speech: tuple, of_keywords:
     def reported(curve: list[Outcome]) -> list[int | None]:
         return [events.at_misses(curve, share) for share in MISSES]
 
+    def near(curve: list[Outcome]) -> list[int | None]:
+        return reported(curve) + _at_rates(curve)
+
     at = np.union1d(events.thresholds(smoothed[:1], 100), events.thresholds(smoothed[1:], 100))
-    curve = Curve(*events.drawn(at, outcomes, reported, smoothed))
+    curve = Curve(*events.drawn(at, outcomes, near, smoothed))
     reached = {}
     for share, index in zip(MISSES, reported(curve.outcomes), strict=True):
         reached[str(share)] = None
         if index is not None:
             over = events.at_misses_over(curve.outcomes, share, said.speakers)
             reached[str(share)] = curve.at(index) | {"over_speakers": over}
+    at_rate = {
+        str(rate): None if index is None else curve.at(index)
+        for rate, index in zip(events.RATES_PER_H, _at_rates(curve.outcomes), strict=True)
+    }
     false = _outcome(detector, of_speech[0], None, np.zeros((0, 2)), hours, smoothed[0])
     missed = _outcome(detector, of_keywords[0], None, said.words, 0.0, smoothed[1])
     chosen = false + replace(missed, false_accepts=0)
-    return {"det": curve.to_json(), "at_misses": reached, "chosen": chosen.to_json()}
+    return {
+        "det": curve.to_json(),
+        "at_misses": reached,
+        "at_rate": at_rate,
+        "chosen": chosen.to_json(),
+    }
 
 
 def _outcome(detector, times, probabilities, words, hours, smoothed=None) -> Outcome:
@@ -331,11 +346,11 @@ def _missed_offline(offline, rate: float) -> np.ndarray:
 
 def _plateau(table: pandas.DataFrame, mode: str) -> dict:
     """How much later than offline the probability falls after a keyword: median, longest, tracks, and
-    the share of them within the target."""
-    longer = table["longer"] if mode == "carried" else 0 * table["longer"]
+    the share of them within the target. table: of `excerpts.plateaus`."""
+    longer = excerpts.longer(table, mode)
     return {
         "median": float(longer.median()),
         "longest": float(longer.max()),
         "tracks": len(longer),
-        f"within_{PLATEAU_S}": float((longer <= PLATEAU_S + 1e-9).mean()),
+        f"within_{events.PLATEAU_S}": float((longer <= events.PLATEAU_S + 1e-9).mean()),
     }

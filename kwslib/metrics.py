@@ -79,6 +79,15 @@ def one_minus_auc(labels, scores) -> float:
     return float(outranked(labels, scores).mean())
 
 
+def error_ratio(labels, scores, other_scores) -> float:
+    """au_fa_fr over that of other scores of the same clips, which is the ratio of 1 - AUC too; where those make no
+    error, infinite, or NaN if these make none either."""
+    mine, theirs = au_fa_fr(labels, scores), au_fa_fr(labels, other_scores)
+    if theirs:
+        return mine / theirs
+    return float("inf") if mine else float("nan")
+
+
 def miss_rate_at(labels, scores, false_accept_rate: float = 1e-3) -> float:
     """Lowest share of the keyword's clips missed while at most `false_accept_rate` of the other
     words' clips are accepted."""

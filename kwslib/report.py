@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from . import data
+from . import data, talk
 from .checkpoints import write_atomic
 from .runs import ParameterError, Parameters, Run
 
@@ -71,7 +71,7 @@ def run_chain(
     data.split(corpus, parameters.keyword, parameters.split, parameters.seed)
     run = Run(parameters)
     with run.locked():
-        run.write(corpus_digest=corpus.digest)
+        run.write(corpus_digest=corpus.digest, speech_digest=talk.digest(corpus.root, parameters.keyword))
         try:
             for number, stage in enumerate(chosen, start=1):
                 _run_stage(run, stage, force, f"[{number}/{len(chosen)}] {stage}", say)
@@ -115,6 +115,8 @@ def _run_stage(run: Run, stage: str, force: bool, place: str, say: Callable[[str
 def stage_digest(run: Run, stage: str) -> str:
     """Digest of all that a stage depends on."""
     inputs = [run.parameters.named(), run.read().get("corpus_digest")]
+    if stage.startswith("02"):  # the only one that hears running speech
+        inputs.append(run.read().get("speech_digest"))
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode())
     notebook = json.loads((NOTEBOOKS / f"{stage}.ipynb").read_text())
     sources = ["".join(cell["source"]) for cell in notebook["cells"]]

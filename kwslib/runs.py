@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from . import metrics
 from .checkpoints import write_atomic
 from .data import SPLITS, name_of
 
@@ -103,6 +104,15 @@ class Parameters:
         return values | {"corpus": name_of(self.corpus)}
 
 
+def parameters_beside(checkpoint: Path) -> dict:
+    """The parameters, as `Parameters.named`, of the run in whose checkpoints/ a file lies; {} where that is none."""
+    try:
+        held = json.loads((Path(checkpoint).absolute().parent.parent / "run.json").read_text())
+        return Parameters(**held["parameters"]).named()
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
+
+
 class Run:
     """The folder of one run; made if it is not there, refused if another run lives in it."""
 
@@ -185,6 +195,19 @@ class Run:
         """ids, labels, probabilities of the part that is reported on: (clips,) each."""
         with np.load(self.needed("scores", setting, "npz"), allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
+
+    def error_ratio(self, setting: str, reference: str) -> tuple[float, float, float]:
+        """Errors (au_fa_fr, as 1 - AUC) of a setting over those of another on the same clips, and the 95 % interval
+        of this ratio over resampled speakers."""
+        mine, theirs = self.scores(setting), self.scores(reference)
+        if not np.array_equal(mine["ids"], theirs["ids"]):
+            raise MissingStageError(
+                f"scores of {setting} and {reference} are of different clips: run the notebooks that make them again"
+            )
+        labels, scores = mine["labels"], [each["probabilities"] for each in (mine, theirs)]
+        speakers = [Path(clip).name.split("_nohash_")[0] for clip in mine["ids"]]
+        interval = metrics.bootstrap(metrics.error_ratio, labels, *scores, groups=speakers)
+        return metrics.error_ratio(labels, *scores), *interval
 
     def write_metrics(self, setting: str, values: dict) -> None:
         write_json(self.folder / "metrics" / f"{setting}.json", values)

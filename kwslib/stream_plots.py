@@ -87,14 +87,14 @@ def stream_equality(pairs: dict[str, tuple[np.ndarray, np.ndarray]]):
     return tight(figure)
 
 
-def plateaus(tables: dict, column: str, label: str, limit: float | None = None):
-    """Spread of seconds over tracks, a row a setting. tables: setting -> frame of tracks by columns."""
-    figure, ax = plt.subplots(figsize=(8, 0.6 * len(tables) + 1.2))
-    for row, (setting, table) in enumerate(tables.items()):
-        jitter = np.random.default_rng(0).uniform(-0.25, 0.25, len(table))
-        ax.plot(table[column], row + jitter, "o", color=colour(setting), alpha=0.5, markersize=4)
-        ax.plot([table[column].median()] * 2, [row - 0.35, row + 0.35], color=INK, linewidth=2)
-    ax.set_yticks(range(len(tables)), list(tables))
+def plateaus(seconds: dict, label: str, limit: float | None = None):
+    """Spread of seconds over tracks, a row a setting. seconds: setting -> (tracks,)."""
+    figure, ax = plt.subplots(figsize=(8, 0.6 * len(seconds) + 1.2))
+    for row, (setting, values) in enumerate(seconds.items()):
+        jitter = np.random.default_rng(0).uniform(-0.25, 0.25, len(values))
+        ax.plot(values, row + jitter, "o", color=colour(setting), alpha=0.5, markersize=4)
+        ax.plot([np.median(values)] * 2, [row - 0.35, row + 0.35], color=INK, linewidth=2)
+    ax.set_yticks(range(len(seconds)), list(seconds))
     if limit is not None:
         ax.axvline(limit, color=RED, linestyle=":", label=f"target {limit:g} s")
         ax.legend(fontsize=8)

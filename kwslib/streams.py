@@ -150,12 +150,12 @@ class Streams:
     @cached_property
     def speech(self) -> tuple[str, np.ndarray]:
         """Running speech that no training has heard: 'recorded' beside the corpus, else 'read'."""
-        found = talk.recorded(self.experiment.corpus.root)
+        keyword = self.experiment.run.parameters.keyword
+        found = talk.recorded(self.experiment.corpus.root, keyword)
         if found:
             speech = np.concatenate(list(found.values()))
             some = round(self.plan.read_minutes * 60 * endpoints.RATE_HZ)
             return "recorded", speech[:some] if self.plan is PLANS["smoke"] else speech
-        keyword = self.experiment.run.parameters.keyword
         return "read", talk.read(keyword, "test", self.plan.read_minutes)
 
     def hear(self, settings: list[str], samples: np.ndarray) -> dict[tuple[str, str], tuple]:

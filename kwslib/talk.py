@@ -56,8 +56,8 @@ def read(keyword: str, part: str, minutes: float, workers: int | None = None) ->
     'test') of the embedded corpus; made once and kept in `data/talk/`. `ValueError` where espeak-ng
     cannot be loaded."""
     recipe = [VERSION, synth.recipe(), keyword, part, minutes]
-    digest = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:16]
-    path = data.ROOT / "talk" / f"{part}-{digest}.npy"
+    name = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:16]
+    path = data.ROOT / "talk" / f"{part}-{name}.npy"
     try:
         return np.load(path, allow_pickle=False)
     except (OSError, ValueError):  # not there, or damaged
@@ -89,16 +89,44 @@ def make(keyword: str, part: str, minutes: float, workers: int | None = None) ->
     return np.concatenate(pieces)[:wanted]
 
 
-def recorded(corpus_root: Path) -> dict[str, np.ndarray]:
-    """Speaker -> (samples,) int16, all recordings of `continuous_speech/SPEAKER/` beside a corpus one
-    after another; {} where there is no such folder. A recording that cannot be used is a `CorpusError`."""
+def recordings(corpus_root: Path, keyword: str) -> dict[str, list[Path]]:
+    """Speaker -> recordings of `continuous_speech/SPEAKER/` beside a corpus; {} where there is no such folder. Those
+    in whose line of `transcripts.txt` (`NAME WORDS..`) a word holds the keyword are left out; one without a line is
+    taken to be free of it."""
     folder = Path(corpus_root).parent / "continuous_speech"
     found = {}
     for speaker in sorted(p for p in folder.glob("*") if p.is_dir()):
         paths = sorted(p for p in speaker.iterdir() if p.suffix.lower() in (".wav", ".flac"))
-        if paths:
-            found[speaker.name] = np.concatenate([data.read_clip(path) for path in paths])
+        said, transcripts = {}, speaker / "transcripts.txt"
+        if transcripts.is_file():
+            lines = transcripts.read_text(errors="replace").casefold().splitlines()
+            said = dict(line.split(maxsplit=1) for line in lines if len(line.split()) > 1)
+        free = [path for path in paths if keyword.casefold() not in said.get(path.stem.casefold(), "")]
+        if free:
+            found[speaker.name] = free
     return found
+
+
+def digest(corpus_root: Path, keyword: str) -> str:
+    """Of the `recordings`: names and bytes."""
+    found = hashlib.sha256()
+    for speaker, paths in recordings(corpus_root, keyword).items():
+        for path in paths:
+            found.update(f"{speaker}/{path.name}\n".encode() + path.read_bytes())
+    return found.hexdigest()
+
+
+def recorded(corpus_root: Path, keyword: str) -> dict[str, np.ndarray]:
+    """Speaker -> (samples,) int16, all `recordings` one after another. One that cannot be used is a `CorpusError`."""
+
+    def read_one(path: Path) -> np.ndarray:
+        try:
+            return data.read_clip(path)
+        except data.CorpusError as error:
+            raise data.CorpusError(f"{path}: {error}") from None
+
+    of = recordings(corpus_root, keyword)
+    return {speaker: np.concatenate([read_one(path) for path in paths]) for speaker, paths in of.items()}
 
 
 def _utterance(espeak, keyword, speaker, seed) -> np.ndarray:

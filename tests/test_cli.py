@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from kwslib import checkpoints, cli, models
+from kwslib import checkpoints, cli, models, runs
 from kwslib.architecture import ARCHITECTURES, FrontEnd
 
 RELEASED = (
@@ -38,10 +38,17 @@ def noise():
     return samples.round().clip(-32768, 32767).astype(np.int16)
 
 
-@pytest.mark.parametrize("verb", ["report", "corpus", "evaluate", "cost", "stream"])
-def test_help_teaches(verb):
-    shown = kws(verb, "--help")
-    assert shown.returncode == 0 and b"Usage" in shown.stdout
+@pytest.mark.parametrize(
+    "verb, example",
+    [
+        ((), "kws report"),
+        (("report",), "kws report --corpus ~/speech_commands --keyword happy --profile full"),
+        (("stream",), "arecord -q -f S16_LE -r 16000 -t raw | kws stream CHECKPOINT -"),
+    ],
+)
+def test_help_gives_an_example(verb, example):
+    shown = " ".join(kws(*verb, "--help").stdout.decode().split())
+    assert f"Example: {example}" in shown or f"Start with: {example}" in shown
 
 
 @pytest.mark.parametrize(
@@ -69,6 +76,7 @@ def test_help_says_what_arguments_are(verb, said):
         (["cost", "/nowhere.safetensors"], "no checkpoint"),
         (["stream", "/nowhere.safetensors"], "no checkpoint"),
         (["evaluate", "/nowhere.safetensors", "embedded"], "no checkpoint"),
+        (["evaluate", RELEASED, "embedded", "--split", "words"], "speaker, utterance, all"),
         (["stream", RELEASED, "--refractory", "nan"], "nan; it must be a number of seconds from 0"),
     ],
 )
@@ -86,6 +94,20 @@ def test_cost_adds_up(checkpoint):
     assert sum(row["bytes"] for row in found["parts"]) == found["parameter_bytes"]
     assert sum(row["macs"] for row in found["parts"] if row["part"] != "front end") == found["macs_per_clip"]
     assert found["file_bytes"] == checkpoint.stat().st_size
+
+
+def test_evaluate_takes_keyword_and_split_from_the_checkpoint_s_run(checkpoint, tiny_corpus, tmp_path):
+    folder = tmp_path / "run"
+    parameters = runs.Parameters(str(tiny_corpus), "cat", split="utterance", seed=3, run=str(folder))
+    path = runs.Run(parameters).checkpoint("student3")
+    checkpoints.write(path, *checkpoints.read(checkpoint))
+    environment = {**os.environ, "KWS_DATA": str(tmp_path / "data")}
+    own = kws("evaluate", path, tiny_corpus, "--json", env=environment)
+    found = json.loads(own.stdout)
+    assert (found["keyword"], found["split"], found["seed"]) == ("cat", "utterance", 3) and not own.stderr
+    other = kws("evaluate", path, tiny_corpus, "--split", "speaker", "--json", env=environment)
+    assert json.loads(other.stdout)["part"] == "test"
+    assert b"was trained by split utterance, seed 3: on some of these clips" in other.stderr
 
 
 def test_corpus_says_what_was_rejected(tiny_corpus, tmp_path):

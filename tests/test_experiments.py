@@ -16,13 +16,13 @@ WORSE = np.array([0.1, 0.95, 0.8, 0.9])
 
 
 def test_errors_are_counted_in_those_of_the_baseline():
-    assert experiments._times(LABELS, WORSE, FAULTY) == 2
-    assert experiments._times(LABELS, FAULTY, FAULTY) == 1
+    assert metrics.error_ratio(LABELS, WORSE, FAULTY) == 2
+    assert metrics.error_ratio(LABELS, FAULTY, FAULTY) == 1
 
 
 def test_a_faultless_baseline_gives_infinity_or_no_number():
-    assert math.isinf(experiments._times(LABELS, FAULTY, FAULTLESS))
-    assert math.isnan(experiments._times(LABELS, FAULTLESS, FAULTLESS))
+    assert math.isinf(metrics.error_ratio(LABELS, FAULTY, FAULTLESS))
+    assert math.isnan(metrics.error_ratio(LABELS, FAULTLESS, FAULTLESS))
 
 
 def test_errors_against_another_network_and_how_many_come_from_three_clips(audio):
@@ -32,6 +32,10 @@ def test_errors_against_another_network_and_how_many_come_from_three_clips(audio
     assert row["au_fa_fr"] == metrics.au_fa_fr(labels, probabilities)
     assert row["ratio"] == row["au_fa_fr"] / row["reference au_fa_fr"] != 1
     assert row["low"] < row["high"]
+    before = audio.experiment.scores("student3")["probabilities"]
+    of_speakers = audio.experiment.corpus.speakers[audio.experiment.reported]
+    interval = metrics.bootstrap(metrics.error_ratio, labels, probabilities, before, groups=of_speakers)
+    assert (row["low"], row["high"]) == interval
     above = sorted(np.mean(probabilities[labels == 0] > p) for p in probabilities[labels == 1])
     assert row["worst three"] == pytest.approx(sum(above[-3:]) / sum(above), abs=1e-3)  # but for ties
 

@@ -78,6 +78,9 @@ def test_what_cannot_be_heard_is_one_line(tmp_path, audio, said):
     (tmp_path / "b.wav").write_bytes(b"RIFF no audio")
     with pytest.raises(CorpusError, match="not readable as audio"):
         heard(tmp_path / "b.wav", said)
+    (tmp_path / "b.raw").write_bytes(bytes(1000))
+    with pytest.raises(CorpusError, match=r"raw audio is piped in: kws stream CHECKPOINT - < b\.raw"):
+        heard(tmp_path / "b.raw", said)
     soundfile.write(tmp_path / "c.wav", audio, 16000)
     whole = (tmp_path / "c.wav").read_bytes()
     (tmp_path / "c.wav").write_bytes(whole[: len(whole) // 2])

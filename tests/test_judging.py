@@ -3,9 +3,10 @@
 import json
 
 import numpy as np
+import pandas
 import pytest
 
-from kwslib import judging, runs, soundscapes, stream_tables, streaming, streams, training
+from kwslib import excerpts, judging, runs, soundscapes, stream_tables, streaming, streams, training
 from kwslib.events import RATES_PER_H, Detector, Outcome
 
 
@@ -13,7 +14,7 @@ from kwslib.events import RATES_PER_H, Detector, Outcome
 def judged(audio):
     settings = ["student3", "student3-stream"]
     chosen = judging.choose(audio, settings)
-    plateaus = {setting: audio.experiment.plateaus(setting, 2) for setting in settings}
+    plateaus = {setting: excerpts.plateaus(audio.experiment, setting, 2) for setting in settings}
     judging.judge(audio, chosen, plateaus)
     return chosen
 
@@ -76,6 +77,11 @@ def test_results_state_counts_rates_and_exposure(audio, judged):
                 == curve["words"] - result["clips"]["at_rate"]["1.0"]["misses"]
             )
         assert result["speech"]["chosen"]["hours"] == pytest.approx(0.3 / 60)
+        for rate in RATES_PER_H:
+            point = result["speech"]["at_rate"][str(rate)]
+            assert point["false_accepts"] == 0  # half an hour is more than there is
+            exact = [m for _, m, n in result["speech"]["det"]["points"] if n == 0]
+            assert point["misses"] == min(exact)
         for point in filter(None, result["speech"]["at_misses"].values()):
             low, high = (np.inf if rate is None else rate for rate in point["over_speakers"])
             assert 0 <= low <= high
@@ -99,8 +105,19 @@ def test_results_state_counts_rates_and_exposure(audio, judged):
     ]  # fmt: skip
 
 
+def test_a_plateau_is_how_much_later_than_offline_by_hand():
+    table = pandas.DataFrame(
+        {"offline": [0.0, 0.4, 0.2], "window": [0.0, 0.4, 0.1], "carried": [0.5, 0.7, 0.2]}
+    )
+    assert judging._plateau(table, "window") == {"median": 0, "longest": 0, "tracks": 3, "within_0.3": 1}
+    found = judging._plateau(table, "carried")
+    assert found["median"] == pytest.approx(0.3) and found["longest"] == 0.5
+    assert found["within_0.3"] == pytest.approx(2 / 3)
+
+
 def test_what_of_a_detector_matters_by_hand():
     grid = [[s, r, w, 10 * s + (r > 0.5) + 3 * w] for s in (1, 2, 3) for r in (0.3, 0.6) for w in (0.5, 1.0)]
+    grid += [[judging.GRID["smoothing"][-1], 0.6, 1.0, 1000]]  # too late, which would hide what the others do
     chosen = {"smoothing": 2, "release": 0.6, "refractory_s": 1.0, "grid": grid}
     assert judging.matters(chosen) == (2.5, 20)
 

@@ -46,6 +46,9 @@ def test_digest_follows_parameters_code_corpus_and_earlier_stages(run, tmp_path,
     run.write(corpus_digest="another")
     after_corpus = digest()
     assert after_corpus != after_stage
+    of_streams = report.stage_digest(run, "02_streaming")
+    run.write(speech_digest="recordings")
+    assert digest() == after_corpus and report.stage_digest(run, "02_streaming") != of_streams
     copies = tmp_path / "notebooks"
     copies.mkdir()
     for path in report.NOTEBOOKS.glob("*.ipynb"):

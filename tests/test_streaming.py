@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kwslib import checkpoints, experiments, features, models, quantization, talk
+from kwslib import checkpoints, excerpts, features, models, quantization, runs, talk
 from kwslib.architecture import ARCHITECTURES, Architecture, FrontEnd
 from kwslib.streaming import MODES, ROUNDING, State, Stream, ready
 
@@ -64,7 +64,7 @@ def heard(stream, pieces):
 
 
 def offline(network, waveform):
-    return experiments.offline_track(network.model, waveform, network.mode)
+    return excerpts.offline_track(network.model, waveform, network.mode)
 
 
 def test_streaming_equals_offline(network, stream, waveform):
@@ -108,7 +108,13 @@ def test_streaming_without_memory_differs(network, stream, waveform):
     assert len(first) + len(second) < len(whole)
 
 
-RELEASED = sorted((Path(__file__).parent.parent / "reports/speech-commands-happy/checkpoints").glob("*"))
+RUN = Path(__file__).parent.parent / "reports/speech-commands-happy"
+SETTINGS_RELEASED = (
+    *runs.SETTINGS,
+    *(f"student{n}-labels" for n in (1, 2, 3)),
+    *("teacher-stream", "baseline-stream", "student3-stream"),
+)
+RELEASED = [RUN / "checkpoints" / f"{setting}.safetensors" for setting in SETTINGS_RELEASED]
 
 
 def as_floats(path):
@@ -125,7 +131,7 @@ def as_floats(path):
 def test_every_released_checkpoint_streams_as_offline(path, mode, waveform, recording):
     """Offline: the network with the checkpoint's weights as floats. (torch's int8 kernels round what
     flows between layers as well, by a range that depends on the clips scored together.)"""
-    times, probabilities = experiments.offline_track(as_floats(path), waveform, mode)
+    times, probabilities = excerpts.offline_track(as_floats(path), waveform, mode)
     stream = Stream.load(path, mode)
     whole = stream.hear(waveform)
     np.testing.assert_allclose(whole[:, 0], times, atol=1e-9)
@@ -150,7 +156,7 @@ def read_speech(data_root):
 def test_every_released_checkpoint_streams_speech_as_offline(path, mode, read_speech):
     """Beside loud low bands, quiet high ones hold float32 rounding of the transform, which a network may amplify:
     by more than 1e-5 in a step of some thousands, and not by 1e-4."""
-    _, probabilities = experiments.offline_track(as_floats(path), read_speech, mode)
+    _, probabilities = excerpts.offline_track(as_floats(path), read_speech, mode)
     differences = np.abs(Stream.load(path, mode).hear(read_speech)[:, 1] - probabilities)
     assert len(differences) > 200
     assert differences.max() < ROUNDING
@@ -397,7 +403,7 @@ def test_rare_architectures_stream_as_offline_too(waveform, layers, window_sampl
     model.attention[2].weight.data *= 500
     arrays = {name: value.detach().numpy() for name, value in model.state_dict().items()}
     for mode in MODES:
-        _, wanted = experiments.offline_track(model, waveform, mode)
+        _, wanted = excerpts.offline_track(model, waveform, mode)
         # float32, energies of some 100: the softmax over them turns 1e-7 into 1e-5
         np.testing.assert_allclose(Stream(size, arrays, mode).hear(waveform)[:, 1], wanted, atol=1e-4)
 

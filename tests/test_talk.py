@@ -47,16 +47,19 @@ def test_talk_repeats_is_kept_and_differs_between_parts(data_root):
 
 def test_recorded_talk_lies_beside_the_corpus(tmp_path):
     (tmp_path / "corpus").mkdir()
-    assert talk.recorded(tmp_path / "corpus") == {}
+    assert talk.recorded(tmp_path / "corpus", "happy") == {}
     for speaker, level in (("b", 200), ("a", 100)):
         folder = tmp_path / "continuous_speech" / speaker
         folder.mkdir(parents=True)
-        (folder / "transcripts.txt").write_text("words")
+        (folder / "transcripts.txt").write_text("words\n1 SO HE SAID\n2 UNHAPPY WORDS\n")
         for number in (1, 2):
             soundfile.write(folder / f"{number}.flac", np.full(1000, level * number, np.int16), 16000)
-    found = talk.recorded(tmp_path / "corpus")
+    found = talk.recorded(tmp_path / "corpus", "cat")
     assert list(found) == ["a", "b"]
     assert found["a"][[0, 999, 1000, 1999]].tolist() == [100, 100, 200, 200]
+    free = talk.recorded(tmp_path / "corpus", "happy")  # by the transcripts, 2.flac holds it
+    assert {speaker: len(samples) for speaker, samples in free.items()} == {"a": 1000, "b": 1000}
+    assert talk.digest(tmp_path / "corpus", "happy") != talk.digest(tmp_path / "corpus", "cat")
     soundfile.write(tmp_path / "continuous_speech/a/3.wav", np.zeros(100, np.int16), 8000)
-    with pytest.raises(data.CorpusError, match="8000 Hz"):
-        talk.recorded(tmp_path / "corpus")
+    with pytest.raises(data.CorpusError, match=r"a/3\.wav: 8000 Hz"):
+        talk.recorded(tmp_path / "corpus", "happy")
