@@ -56,6 +56,12 @@ def test_every_named_command_exists():
         assert f" {verb} " in shown.stdout, verb
 
 
+def test_the_example_in_python_runs():
+    (program,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")  # a second of silence: no detection
+
+
 def test_every_make_target_named_exists():
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     text = "".join(path.read_text() for path in PAGES)

@@ -1,5 +1,8 @@
 """Parts of a step against torch's; the stream that they make is tested in test_streaming."""
 
+import sys
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -28,6 +31,23 @@ def test_log_mels_are_those_of_training(ceiling):
     wanted = features.log_mel(power, front_end)[0].T[5:13].numpy()
     np.testing.assert_allclose(out, wanted, atol=1e-4)
     assert made.taken == 1280 and made.needed == 7 * 160 + 400
+
+
+@pytest.mark.parametrize("window", [400, 401])
+@pytest.mark.parametrize("ufuncs", [None, "gone", "other values"])
+def test_the_transform_is_numpy_s_to_the_last_bit(window, ufuncs, monkeypatch):
+    """By the ufunc that is there, and by the public way where it is gone or does something else."""
+    if ufuncs:
+        there = SimpleNamespace()
+        if ufuncs == "other values":
+            there.rfft_n_even = there.rfft_n_odd = lambda frames, share, out: np.copyto(out, 1)
+        monkeypatch.setitem(sys.modules, "numpy.fft._pocketfft_umath", there)
+    transform = layers.transform(window)
+    assert (transform.__name__ == "public") == bool(ufuncs)
+    frames = np.random.default_rng(window).normal(size=(8, window)).astype(np.float32)
+    found = np.zeros((8, window // 2 + 1), np.complex64)
+    transform(frames, found)
+    assert np.array_equal(found, np.fft.rfft(frames, norm="forward", out=np.empty_like(found)))
 
 
 @pytest.mark.parametrize("windows", [1, 3])

@@ -155,12 +155,12 @@ def read_speech(data_root):
 @pytest.mark.parametrize("path", RELEASED, ids=lambda path: path.stem)
 def test_every_released_checkpoint_streams_speech_as_offline(path, mode, read_speech):
     """Beside loud low bands, quiet high ones hold float32 rounding of the transform, which a network may amplify:
-    by more than 1e-5 in a step of some thousands, and not by 1e-4."""
+    by more than 1e-5 in a step of some thousands (`benchmarks/equality.py`), so in one here at most, and not by 1e-4."""
     _, probabilities = excerpts.offline_track(as_floats(path), read_speech, mode)
     differences = np.abs(Stream.load(path, mode).hear(read_speech)[:, 1] - probabilities)
     assert len(differences) > 200
     assert differences.max() < ROUNDING
-    assert (differences > 1e-5).mean() < 0.02
+    assert np.sum(differences > 1e-5) <= 1
 
 
 @pytest.mark.parametrize("path", [p for p in RELEASED if "int8" in p.stem], ids=lambda path: path.stem)
