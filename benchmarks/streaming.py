@@ -1,7 +1,7 @@
 """What a second of audio costs: our streaming engine, a torch one, pymicro-wakeword, pyopen-wakeword.
 
 Each engine hears the same minute in a process of its own, one thread, 80 ms and 1 s at a time; turns
-alternate, medians and ratios are of one run. Start-up is from the command to the first row, of some starts in
+alternate, medians and ratios are of one run, or with --runs the medians of so many. Start-up is from the command to the first row, of some starts in
 turn; memory is resident, at the end. The two packages are not dependencies: pip install pymicro-wakeword
 pyopen-wakeword, or they are left out. --hours feeds networks of streams a day of read speech instead.
 """
@@ -158,16 +158,16 @@ def parts(path: Path) -> dict[str, float]:
         make = log_mels.make
 
         def timed(samples, start, make=make, spent=spent):
-            begun = time.perf_counter()
+            begun = time.process_time()
             make(samples, start)
-            spent[0] += time.perf_counter() - begun
+            spent[0] += time.process_time() - begun
 
         stream.hear(audio[: 5 * RATE_HZ])
         log_mels.make, turns = timed, []
         for _ in range(5):
-            spent[0], begun = 0.0, time.perf_counter()
+            spent[0], begun = 0.0, time.process_time()
             stream.hear(audio)
-            whole = time.perf_counter() - begun
+            whole = time.process_time() - begun
             turns.append((spent[0], whole - spent[0]))
         seconds = len(audio) / RATE_HZ
         log_mel, network = (1000 * statistics.median(of) / seconds for of in zip(*turns, strict=True))
@@ -335,6 +335,10 @@ def several(checkpoint: dict[str, Path], turns: int, runs: int) -> dict:
                 row[name] = round(statistics.median(each[name] for each in (row, *rows)), 3)
         if None not in ratios:
             row["times pymicro's, by run"] = [min(ratios), max(ratios)]
+    for name, modes in together["parts"].items():
+        for mode, of in modes.items():
+            for part in of:
+                of[part] = statistics.median(each["parts"][name][mode][part] for each in found)
     for what, one in together["command"].items():
         one["start_s"] = statistics.median(each["command"][what]["start_s"] for each in found)
         one["memory_mb"] = max(each["command"][what]["memory_mb"] for each in found)

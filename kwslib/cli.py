@@ -147,24 +147,24 @@ def evaluate(
     """Quality of any checkpoint on any corpus: the test part, or with --split all every clip.
 
     CHECKPOINT: a .safetensors file of a run's checkpoints/. The run's keyword
-    is the default and, on the run's corpus, so are split and seed: by others
-    it would be judged on clips that it was trained on.
+    is the default and, on the run's corpus, so are split and seed: with
+    others it would be judged on clips that it was trained on.
 
     CORPUS: embedded, speech_commands_v0.01, speech_commands_v0.02, or a folder
     WORD/SPEAKER_nohash_N.wav.
     """
     from . import data, experiments, runs
 
-    used, trained = {"keyword": "sheila", "split": "speaker", "seed": 0}, runs.parameters_beside(checkpoint)
-    if trained:
-        same = data.name_of(corpus) == trained["corpus"]
-        used |= {name: trained[name] for name in (used if same else ["keyword"])}
+    used, (trained, digest) = {"keyword": "sheila", "split": "speaker", "seed": 0}, runs.beside(checkpoint)
+    same = bool(trained) and data.load(corpus).digest == digest
+    used |= {name: trained[name] for name in (used if same else ["keyword"]) if name in trained}
     given = {"keyword": keyword, "split": split, "seed": seed}
     used |= {name: value for name, value in given.items() if value is not None}
     found = experiments.evaluate(checkpoint, corpus, **used)
-    if trained and same and any(used[name] != trained[name] for name in ("split", "seed")):
-        print(f"{checkpoint} was trained by split {trained['split']}, seed {trained['seed']}: on some of these clips",
-              file=sys.stderr)  # fmt: skip
+    by_seed = ["seed"] if used["split"] == "utterance" else []
+    if same and any(used[name] != trained[name] for name in ("split", *by_seed)):
+        print(f"{checkpoint} was trained by split {trained['split']}, seed {trained['seed']}: some of these clips "
+              "trained it", file=sys.stderr)  # fmt: skip
     if as_json:
         print(json.dumps(used | found))
         return

@@ -129,7 +129,7 @@ Speakers apart:
 {benchmark_tables.trained_again(SHARED)}
 ### What it costs
 
-`benchmarks/streaming.py`, one thread, medians of one run; memory and start-up of a process that only streams:
+`benchmarks/streaming.py --runs 3`, one thread; memory and start-up of a process that only streams:
 
 {benchmark_tables.engines()}
 ### A day of it

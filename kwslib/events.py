@@ -17,7 +17,7 @@ from . import metrics
 TOLERANCE_S = 0.5  # of a hit, after the word's end; as MLPerf Tiny's streaming wake word
 AGAIN_S = 1.5  # after a word's end: until then a further detection counts as that word once more
 RATES_PER_H = (0.5, 1.0, 2.0, 5.0)
-PLATEAU_S = 0.3  # by which the probability should fall at most later than offline after a word
+PLATEAU_S = 0.3  # at most so much later than offline should the probability fall after a word
 LONGEST_STEP_S = 1.0  # of a stream, until two rows tell; networks here have 0.08
 GAP_STEPS = 1.5  # rows further apart have a gap between them: one step is never two, whatever its rounding
 

@@ -55,7 +55,7 @@ class LogMels:
 
 def transform(window: int) -> Callable[[np.ndarray, np.ndarray], object]:
     """What `np.fft.rfft(frames, norm="forward", out=spectra)` does with float32 frames (frames, window), without what
-    comes before the transform there, which takes an eighth of a step: NumPy's own ufunc, whose name is not public.
+    comes before the transform there, which takes a good part of a step: NumPy's own ufunc, whose name is not public.
     So it is tried; where it is not what it was, the public way stays."""
 
     def public(frames: np.ndarray, spectra: np.ndarray) -> np.ndarray:

@@ -204,7 +204,7 @@ def cost_bars(rows: list[dict]):
 def times(value: float, low: float | None = None, high: float | None = None) -> str:
     """A ratio of errors in words, with its interval: '1.20 times (1.05 to 1.33)'."""
     if not np.isfinite(value):
-        return "no ratio (the baseline made no error)"
+        return "no ratio (the other made no error)"
     return f"{value:.2f} times" + ("" if low is None else f" ({low:.2f} to {high:.2f})")
 
 

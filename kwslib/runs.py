@@ -104,13 +104,14 @@ class Parameters:
         return values | {"corpus": name_of(self.corpus)}
 
 
-def parameters_beside(checkpoint: Path) -> dict:
-    """The parameters, as `Parameters.named`, of the run in whose checkpoints/ a file lies; {} where that is none."""
+def beside(checkpoint: Path) -> tuple[dict, str]:
+    """The parameters, as `Parameters.named`, of the run in whose checkpoints/ a file lies, and the digest of its
+    corpus; {} and "" where that is none."""
     try:
         held = json.loads((Path(checkpoint).absolute().parent.parent / "run.json").read_text())
-        return Parameters(**held["parameters"]).named()
+        return Parameters(**held["parameters"]).named(), str(held["corpus_digest"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return {}
+        return {}, ""
 
 
 class Run:

@@ -34,8 +34,8 @@ def in_short() -> str:
     return "\n".join(lines) + (
         f"\n\n{result['clips']['det']['hours']:.0f} hours made of clips and "
         f"{60 * result['speech']['chosen']['hours']:.0f} minutes of recorded running speech, the keyword said between "
-        f"two words; exact 95 % intervals. In these hours a clip of the keyword occurs {' or '.join(words)} times on average, "
-        f"speakers shared or apart, and a few clips cause most errors: single clips weigh heavily. What offline scoring misses, intervals over speakers, the detectors chosen "
+        f"two words; exact 95 % intervals. In these hours a clip of the keyword occurs {words[0]} times on average with "
+        f"speakers shared, {words[1]} with speakers apart, and a few clips cause most errors: single clips weigh heavily. What offline scoring misses, intervals over speakers, the detectors chosen "
         f"beforehand, plateaus and single clips: [`reports/`](reports/README.md#streams).\n"
     )
 
@@ -98,8 +98,8 @@ def targets() -> str:
         for mode in MODES
     )
     return "\n".join(lines) + (
-        f"\n\n{MODES[0]} / {MODES[1]}; in bold what is reached by the figure alone: intervals, many of which hold both sides "
-        f"of what was asked, stand in the tables below. "
+        f"\n\n{MODES[0]} / {MODES[1]}; in bold what is reached by the figure alone; its interval, in the tables below, often "
+        f"reaches past what was asked. "
         f"Detections of a word that was detected before, until {events.AGAIN_S:g} s after its end, by the detectors "
         f"that were chosen, of all of these together: {again}.\n"
     )
@@ -195,7 +195,7 @@ def on_streams() -> str:
         f"threshold that misses 5 % of the reported keywords, said between two words; -: 5 % not reached. *Chosen detector*: what the "
         f"detector does that was chosen beforehand, on talk by espeak-ng and on clips of the validation part, or, where speakers are "
         f"shared and nothing else is left, on training clips; `*-stream` checkpoints hold theirs.\n\n{_words_and_clips()}\n"
-        f"*Plateau*: by how much the probability falls later than offline after a word, in `carried`, median and longest of "
+        f"*Plateau*: how much later than offline the probability falls after a word, in `carried`, median and longest of "
         f"{one['plateau_s']['tracks']}. *Single clips*: 1 - AUC over that of the network before it met streams, with "
         f"the interval over resampled speakers.\n"
     )

@@ -14,6 +14,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import sys
 from _ctypes import dlclose
 from concurrent.futures import ProcessPoolExecutor
@@ -91,8 +92,8 @@ def make(keyword: str, part: str, minutes: float, workers: int | None = None) ->
 
 def recordings(corpus_root: Path, keyword: str) -> dict[str, list[Path]]:
     """Speaker -> recordings of `continuous_speech/SPEAKER/` beside a corpus; {} where there is no such folder. Those
-    in whose line of `transcripts.txt` (`NAME WORDS..`) a word holds the keyword are left out; one without a line is
-    taken to be free of it."""
+    whose line of `transcripts.txt` (`NAME WORDS..`) has the keyword are left out; one without a line is taken to be
+    free of it."""
     folder = Path(corpus_root).parent / "continuous_speech"
     found = {}
     for speaker in sorted(p for p in folder.glob("*") if p.is_dir()):
@@ -101,10 +102,18 @@ def recordings(corpus_root: Path, keyword: str) -> dict[str, list[Path]]:
         if transcripts.is_file():
             lines = transcripts.read_text(errors="replace").casefold().splitlines()
             said = dict(line.split(maxsplit=1) for line in lines if len(line.split()) > 1)
-        free = [path for path in paths if keyword.casefold() not in said.get(path.stem.casefold(), "")]
+        free = [path for path in paths if not _holds(said.get(path.stem.casefold(), ""), keyword.casefold())]
         if free:
             found[speaker.name] = free
     return found
+
+
+def _holds(said: str, keyword: str) -> bool:
+    """Whether a word is the keyword, or one made from it: longer ones than three letters also within a word, short
+    ones are in too many that have nothing to do with them."""
+    return any(
+        word == keyword or (len(keyword) > 3 and keyword in word) for word in re.split(r"[^\w]+", said)
+    )
 
 
 def digest(corpus_root: Path, keyword: str) -> str:

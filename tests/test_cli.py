@@ -96,10 +96,14 @@ def test_cost_adds_up(checkpoint):
     assert found["file_bytes"] == checkpoint.stat().st_size
 
 
-def test_evaluate_takes_keyword_and_split_from_the_checkpoint_s_run(checkpoint, tiny_corpus, tmp_path):
+def test_evaluate_takes_keyword_and_split_from_the_checkpoint_s_run(
+    checkpoint, corpus, tiny_corpus, tmp_path
+):
     folder = tmp_path / "run"
     parameters = runs.Parameters(str(tiny_corpus), "cat", split="utterance", seed=3, run=str(folder))
-    path = runs.Run(parameters).checkpoint("student3")
+    run = runs.Run(parameters)
+    path = run.checkpoint("student3")
+    run.write(corpus_digest=corpus.digest)
     checkpoints.write(path, *checkpoints.read(checkpoint))
     environment = {**os.environ, "KWS_DATA": str(tmp_path / "data")}
     own = kws("evaluate", path, tiny_corpus, "--json", env=environment)
@@ -107,7 +111,11 @@ def test_evaluate_takes_keyword_and_split_from_the_checkpoint_s_run(checkpoint, 
     assert (found["keyword"], found["split"], found["seed"]) == ("cat", "utterance", 3) and not own.stderr
     other = kws("evaluate", path, tiny_corpus, "--split", "speaker", "--json", env=environment)
     assert json.loads(other.stdout)["part"] == "test"
-    assert b"was trained by split utterance, seed 3: on some of these clips" in other.stderr
+    assert b"was trained by split utterance, seed 3: some of these clips trained it" in other.stderr
+    run.write(corpus_digest="another's")
+    elsewhere = kws("evaluate", path, tiny_corpus, "--json", env=environment)
+    found = json.loads(elsewhere.stdout)
+    assert (found["keyword"], found["split"]) == ("cat", "speaker") and not elsewhere.stderr
 
 
 def test_corpus_says_what_was_rejected(tiny_corpus, tmp_path):

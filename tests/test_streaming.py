@@ -155,7 +155,7 @@ def read_speech(data_root):
 @pytest.mark.parametrize("path", RELEASED, ids=lambda path: path.stem)
 def test_every_released_checkpoint_streams_speech_as_offline(path, mode, read_speech):
     """Beside loud low bands, quiet high ones hold float32 rounding of the transform, which a network may amplify:
-    by more than 1e-5 in a step of some thousands (`benchmarks/equality.py`), so in one here at most, and not by 1e-4."""
+    by more than 1e-5 in one step of some thousands (`benchmarks/equality.py`), so in one here at most, and not by 1e-4."""
     _, probabilities = excerpts.offline_track(as_floats(path), read_speech, mode)
     differences = np.abs(Stream.load(path, mode).hear(read_speech)[:, 1] - probabilities)
     assert len(differences) > 200

@@ -59,6 +59,10 @@ def test_recorded_talk_lies_beside_the_corpus(tmp_path):
     assert found["a"][[0, 999, 1000, 1999]].tolist() == [100, 100, 200, 200]
     free = talk.recorded(tmp_path / "corpus", "happy")  # by the transcripts, 2.flac holds it
     assert {speaker: len(samples) for speaker, samples in free.items()} == {"a": 1000, "b": 1000}
+    assert len(talk.recorded(tmp_path / "corpus", "so")["a"]) == 1000
+    assert (
+        len(talk.recorded(tmp_path / "corpus", "aid")["a"]) == 2000
+    )  # three letters of 'said' are not the word
     assert talk.digest(tmp_path / "corpus", "happy") != talk.digest(tmp_path / "corpus", "cat")
     soundfile.write(tmp_path / "continuous_speech/a/3.wav", np.zeros(100, np.int16), 8000)
     with pytest.raises(data.CorpusError, match=r"a/3\.wav: 8000 Hz"):
