@@ -155,6 +155,8 @@ def evaluate(
     """
     from . import data, experiments, runs
 
+    if split not in (None, *data.SPLITS, "all"):  # before a corpus is made
+        raise ValueError(f"split is {split!r}; it must be one of {', '.join(data.SPLITS)}, all")
     used, (trained, digest) = {"keyword": "sheila", "split": "speaker", "seed": 0}, runs.beside(checkpoint)
     same = bool(trained) and data.load(corpus).digest == digest
     used |= {name: trained[name] for name in (used if same else ["keyword"]) if name in trained}

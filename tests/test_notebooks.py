@@ -3,6 +3,7 @@
 One chain is run for the whole file; the tests look at what it left.
 """
 
+import ast
 import json
 import os
 import re
@@ -78,7 +79,9 @@ def test_sources_are_clean(path):
     }
     for cell in code:
         assert not re.search(r"^\s*(def|class|%|!)", cell.source, re.MULTILINE), cell.source
-        assert len(cell.source.splitlines()) <= 20, cell.source
+        imports = [n for n in ast.parse(cell.source).body if isinstance(n, ast.Import | ast.ImportFrom)]
+        of_imports = sum(n.end_lineno - n.lineno + 1 for n in imports)  # a name a line, as they are formatted
+        assert len(cell.source.splitlines()) - of_imports <= 20, cell.source
 
 
 def test_the_chain_leaves_what_the_design_promises(chain):
