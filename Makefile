@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 export PYTHONUTF8 = 1
 
-.PHONY: report test lab docs lock clean help
+.PHONY: report test lab lock clean help
 
 report: .venv/installed  ## notebooks at `quick` on the embedded corpus, then the HTML
 	$(PY) -m kwslib.cli report
@@ -15,9 +15,6 @@ test: .venv/installed  ## lint, then all tests
 
 lab: .venv/installed  ## JupyterLab on the notebooks
 	$(PY) -m jupyterlab notebooks
-
-docs: .venv/installed  ## result tables of README.md and reports/README.md, from the committed runs
-	$(PY) -m kwslib.docs
 
 lock: .venv/installed  ## pins anew from pyproject.toml
 	$(PY) -m uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate \

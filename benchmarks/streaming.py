@@ -1,39 +1,40 @@
-"""What a second of audio costs: our streaming engine, a torch one, pymicro-wakeword, pyopen-wakeword.
+"""What a second of audio costs on a stream: our engine, our network in torch, pymicro-wakeword.
 
-Each engine hears the same minute in a process of its own, one thread, 80 ms and 1 s at a time; turns
-alternate, medians and ratios are of one run, or with --runs the medians of so many. Start-up is from the command to the first row, of some starts in
-turn; memory is resident, at the end. The two packages are not dependencies: pip install pymicro-wakeword
-pyopen-wakeword, or they are left out. --hours feeds networks of streams a day of read speech instead.
+    python benchmarks/streaming.py [RUN]        RUN: a run folder, reports/happy by default
+
+Every engine hears the same audio in pieces of 80 ms, in a process of its own with one thread. Turns
+alternate, and a ratio is the median of the ratios of the same turn: so what else the machine does
+hits all engines alike. Writes streaming.json and streaming.md beside this script.
 """
 
 import argparse
-import contextlib
-import importlib
+import importlib.metadata
 import importlib.util
 import json
 import os
+import platform
 import statistics
 import subprocess
 import sys
 import time
-from importlib import metadata
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
-RATE_HZ = 16000
-PIECES = {"80 ms": 1280, "1 s": 16000}
+ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = "pymicro-wakeword"
-# Other engines that take more than so many ms a second take part in every so many turns: these are to tell what takes one.
-SLOW_MS, SLOW_EVERY = 5, 5
-STARTS = 5  # of each engine, after one that is not counted and compiles modules; the last is measured further
-UNTIMED_S = 10  # heard at each turn before the minute: another process has just had the core
-EXACT, NEAR = 1e-5, 1e-3  # in probability
-TRIED_S = 300  # heard by each of the fresh engines that begin within the hour
+INSTALL = (
+    "pymicro-wakeword is missing: pip install --no-deps --target /tmp/pmw pymicro-wakeword "
+    "pymicro-features, and run this with PYTHONPATH=/tmp/pmw"
+)
+TARGETS = {"baseline-stream": 0.5, "student3-stream": 0.25}  # most of the reference's CPU time
+RATE_HZ, PIECE = 16000, 1280
+HEARD_S, WARM_S = 20, 2  # a turn, and what is heard before it, as another process just had the core
+STARTS = 5  # of each engine; one more before them is not counted, as it may compile modules
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class TorchStream:
-    """The network on a stream as one writes it in torch: the same buffers, torch's own layers."""
+    """The network on a stream as one writes it in torch: log-mels as they come, and at each step
+    the network on those of the last second."""
 
     def __init__(self, path: Path):
         import torch
@@ -42,397 +43,203 @@ class TorchStream:
 
         torch.set_num_threads(1)
         self.torch, self.features, self.model = torch, features, models.load(path)
-        self.samples = torch.zeros(0)
-        self.frames = torch.zeros(1, self.model.architecture.front_end.mels, 0)
-        self.state, self.outputs = None, torch.zeros(1, 0, self.model.architecture.hidden)
+        front_end = self.model.architecture.front_end
+        self.window = torch.from_numpy(front_end.window())
+        self.filters = torch.from_numpy(front_end.filters())
+        self.samples, self.log_mels = torch.zeros(0), torch.zeros(1, front_end.mels, 0)
 
     def feed(self, samples) -> list[float]:
-        a, torch, found = self.model.architecture, self.torch, []
-        hop, window = a.front_end.hop_samples, a.front_end.window_samples
+        torch, architecture, found = self.torch, self.model.architecture, []
+        front_end = architecture.front_end
+        hop, window = front_end.hop_samples, front_end.window_samples
         with torch.inference_mode():
-            self.samples = torch.cat([self.samples, torch.from_numpy(samples.astype("float32") / 32768)])
-            count = max(0, (len(self.samples) - window) // hop + 1)
-            if count:
-                framed = self.samples[: (count - 1) * hop + window].unfold(0, window, hop)
-                spectrum = torch.fft.rfft(framed * torch.from_numpy(a.front_end.window())).abs().square()
-                power = (spectrum @ torch.from_numpy(a.front_end.filters())).T[None]
-                self.frames = torch.cat([self.frames, self.features.log_mel(power, a.front_end)], dim=2)
+            new = torch.from_numpy(samples.astype("float32") / 32768)
+            self.samples = torch.cat([self.samples, new])
+            count = (len(self.samples) - window) // hop + 1
+            if count > 0:
+                frames = self.samples.unfold(0, window, hop)[:count]
+                power = torch.fft.rfft(frames * self.window).abs().square() @ self.filters
+                new = self.features.log_mel(power.T[None], front_end)
+                self.log_mels = torch.cat([self.log_mels, new], dim=2)
                 self.samples = self.samples[count * hop :]
-            while self.frames.shape[2] >= a.kernel[1]:
-                outputs, self.state = self.model.gru(
-                    self.model.convolve(self.frames[:, :, : a.kernel[1]]), self.state
-                )
-                self.frames = self.frames[:, :, a.stride[1] :]
-                self.outputs = torch.cat([self.outputs, outputs], dim=1)[:, -a.steps :]
-                found.append(float(torch.softmax(self.model.classify(self.outputs), 1)[0, 1]))
+            while self.log_mels.shape[2] >= front_end.frames:
+                logits = self.model(self.log_mels[:, :, : front_end.frames])
+                found.append(float(torch.softmax(logits, 1)[0, 1]))
+                self.log_mels = self.log_mels[:, :, architecture.stride[1] :]
         return found
 
 
-def ours(path: Path, mode: str):
+def feed_ours(path: Path):
     from kwslib import streaming
 
-    return streaming.Stream.load(path, mode).feed, path.stat().st_size
+    return streaming.Stream.load(path).feed
 
 
-def in_torch(path: Path, _mode: str):
-    return TorchStream(path).feed, path.stat().st_size
+def feed_torch(path: Path):
+    return TorchStream(path).feed
 
 
-def micro(_path: Path, _mode: str):
-    package = importlib.import_module("pymicro_wakeword")  # not a dependency
+def feed_reference(_path: Path):
+    import pymicro_wakeword
 
-    model = package.MicroWakeWord.from_builtin(package.Model.OKAY_NABU)
-    front_end = package.MicroWakeWordFeatures()
-
-    def feed(samples) -> list:
-        found = []
-        for features in front_end.process_streaming(samples.tobytes()):
-            model.process_streaming(features)
-            found.append(0)
-        return found
-
-    return feed, _model_bytes(package, "okay_nabu")
-
-
-def open_(_path: Path, _mode: str):
-    package = importlib.import_module("pyopen_wakeword")
-
-    model = package.OpenWakeWord.from_builtin(package.Model.OKAY_NABU)
-    front_end = package.OpenWakeWordFeatures.from_builtin()
+    model = pymicro_wakeword.MicroWakeWord.from_builtin(pymicro_wakeword.Model.OKAY_NABU)
+    front_end = pymicro_wakeword.MicroWakeWordFeatures()
 
     def feed(samples) -> list:
-        found = []
-        for features in front_end.process_streaming(samples.tobytes()):
-            found += list(model.process_streaming(features))
-        return found
+        return [model.process_streaming(f) for f in front_end.process_streaming(samples.tobytes())]
 
-    return feed, _model_bytes(package, "okay_nabu", "melspectrogram", "embedding")
+    return feed
 
 
-def _model_bytes(package, *names: str) -> int:
-    files = Path(package.__file__).parent.rglob("*.tflite")
-    return sum(file.stat().st_size for file in files if any(name in file.name for name in names))
+ENGINES = {"ours": feed_ours, "torch": feed_torch, REFERENCE: feed_reference}
 
 
-ENGINES = {"ours": ours, "torch": in_torch, "pymicro-wakeword": micro, "pyopen-wakeword": open_}
+def work(engine: str, path: Path, begun: float) -> None:
+    """The process of an engine: says how long its start took, then takes a turn at every line of
+    standard input. Answers in JSON."""
+    import resource
 
-
-def worker(engine: str, path: Path, mode: str, begun: float) -> None:
-    """Hears as it is told on standard input ('80 ms', '1 s'), answers in JSON."""
     import numpy as np
-    import psutil
 
-    feed, model_bytes = ENGINES[engine](path, mode)
-    audio = np.random.default_rng(0).normal(0, 2000, 60 * RATE_HZ).astype(np.int16)
-    start, rows = 0, []
-    while not len(rows) and start < len(audio):
-        rows = feed(audio[start : start + 1280])
-        start += 1280
-    print(json.dumps({"start_s": time.time() - begun, "model_bytes": model_bytes}), flush=True)
-    for line in sys.stdin:
-        piece = PIECES[line.strip()]
-        for start in range(0, UNTIMED_S * RATE_HZ, piece):
-            feed(audio[start : start + piece])
+    feed = ENGINES[engine](path)
+    audio = np.random.default_rng(0).normal(0, 2000, (WARM_S + HEARD_S) * RATE_HZ).astype(np.int16)
+    pieces = [audio[start : start + PIECE] for start in range(0, len(audio), PIECE)]
+    next(piece for piece in pieces if len(feed(piece)))
+    print(json.dumps({"start_s": time.time() - begun}), flush=True)
+    warm = WARM_S * RATE_HZ // PIECE
+    for _ in sys.stdin:
+        for piece in pieces[:warm]:
+            feed(piece)
         spent = time.process_time()
-        for start in range(0, len(audio), piece):
-            feed(audio[start : start + piece])
+        for piece in pieces[warm:]:
+            feed(piece)
         spent = time.process_time() - spent
-        answer = {
-            "ms_per_s": 1000 * spent / (len(audio) / RATE_HZ),
-            "memory_mb": psutil.Process().memory_info().rss / 2**20,
-        }
-        print(json.dumps(answer), flush=True)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        memory_mb = peak / 2 ** (20 if sys.platform == "darwin" else 10)
+        print(json.dumps({"cpu_ms": 1000 * spent / HEARD_S, "memory_mb": memory_mb}), flush=True)
 
 
-def parts(path: Path) -> dict[str, float]:
-    """Milliseconds a second of audio that our engine spends on log-mels, and on the rest of a step."""
-    import numpy as np
-
-    from kwslib import streaming
-
-    found = {}
-    for mode in streaming.MODES:
-        stream = streaming.Stream.load(path, mode)
-        audio = np.random.default_rng(0).normal(0, 2000, 20 * RATE_HZ).astype(np.int16)
-        log_mels, spent = stream._log_mels[1], [0.0]  # of every step but the first
-        make = log_mels.make
-
-        def timed(samples, start, make=make, spent=spent):
-            begun = time.process_time()
-            make(samples, start)
-            spent[0] += time.process_time() - begun
-
-        stream.hear(audio[: 5 * RATE_HZ])
-        log_mels.make, turns = timed, []
-        for _ in range(5):
-            spent[0], begun = 0.0, time.process_time()
-            stream.hear(audio)
-            whole = time.process_time() - begun
-            turns.append((spent[0], whole - spent[0]))
-        seconds = len(audio) / RATE_HZ
-        log_mel, network = (1000 * statistics.median(of) / seconds for of in zip(*turns, strict=True))
-        found[mode] = {"log-mel": log_mel, "network": network}
-    return found
+def start(engine: str, path: Path) -> tuple[subprocess.Popen, float]:
+    """The running process of an engine, and the seconds from its command to the first row."""
+    command = [sys.executable, __file__, "--work", engine, str(path), repr(time.time())]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    return process, json.loads(process.stdout.readline())["start_s"]
 
 
-def long_run(name: str, path: Path, hour, hours: float) -> list[dict]:
-    """Feeds an hour (samples,) int16 again and again in both modes: memory after each, speed, exact positions, and the
-    last hour against the same hour heard by a fresh engine; how long that takes to say the same."""
-    import numpy as np
-    import psutil
+def turn(process: subprocess.Popen) -> dict:
+    process.stdin.write("\n")
+    process.stdin.flush()
+    return json.loads(process.stdout.readline())
 
-    from kwslib import checkpoints, streaming
 
+def compare(checkpoints: dict[str, Path], turns: int) -> list[dict]:
+    """A row for each engine and network."""
+    asked = [(engine, name) for engine in ("ours", "torch") for name in checkpoints]
+    asked.append((REFERENCE, ""))
+    starts, running = {one: [] for one in asked}, {}
+    for n in range(1 + STARTS):
+        for engine, name in asked:
+            process, start_s = start(engine, checkpoints.get(name, Path()))
+            if n:
+                starts[engine, name].append(start_s)
+            if n == STARTS:
+                running[engine, name] = process
+            else:
+                process.communicate()
+    answers = {one: [] for one in asked}
+    for n in range(1 + turns):
+        for one, process in running.items():
+            answer = turn(process)
+            if n:  # the first turn warms up
+                answers[one].append(answer)
+    for process in running.values():
+        process.communicate()
+    reference = [answer["cpu_ms"] for answer in answers[REFERENCE, ""]]
     rows = []
-    for mode in streaming.MODES:
-        stream = streaming.Stream.load(path, mode)
-        fresh = stream.hear(hour, 16000)
-        stream.reset()
-        # Every hour's rows go to the same place, so that what grows is the stream's.
-        kept = np.empty((len(fresh) + 2, 2))
-        begun, memory = time.perf_counter(), []
-        for _ in range(round(hours)):
-            count = 0
-            for start in range(0, len(hour), 1280):
-                said = stream.feed(hour[start : start + 1280])
-                kept[count : count + len(said)] = said
-                count += len(said)
-            memory.append(psutil.Process().memory_info().rss / 2**20)
-        seconds = time.perf_counter() - begun
-        last, position_s = np.concatenate([kept[:count], stream.flush()]), stream.position_s
-        last[:, 0] -= (round(hours) - 1) * 3600
-        within, apart = _compared(last, fresh, EXACT)
-        tries = [
-            _compared(
-                fresh, stream.hear(hour[start : start + TRIED_S * RATE_HZ], 16000), NEAR, start / RATE_HZ
-            )[0]
-            for start in range(60 * RATE_HZ, len(hour) - TRIED_S * RATE_HZ + 1, 60 * RATE_HZ)
-        ]
+    for (engine, name), of_turns in answers.items():
+        cpu_ms = [answer["cpu_ms"] for answer in of_turns]
+        ratios = [mine / theirs for mine, theirs in zip(cpu_ms, reference, strict=True)]
         rows.append(
             {
+                "engine": engine,
                 "network": name,
-                "mode": mode,
-                "weights": checkpoints.digest(path),
-                "hours": round(hours),
-                "times_real_time": round(hours * 3600 / seconds),
-                "memory_mb": [round(each, 1) for each in memory],
-                "audio_mb": round(hour.nbytes / 2**20, 1),
-                "position_s": position_s,
-                "fresh_within_1e-5_after_s": within,
-                "difference_from_then": apart,
-                "starts": len(tries),
-                "fresh_within_1e-3_after_s": {
-                    "median": round(statistics.median(tries), 2),
-                    "longest": round(max(tries), 2),
-                },
+                "cpu_ms_per_s": round(statistics.median(cpu_ms), 3),
+                "cpu_over_reference": round(statistics.median(ratios), 3),
+                "start_s": round(statistics.median(starts[engine, name]), 2),
+                "peak_memory_mb": round(of_turns[-1]["memory_mb"], 1),
+                "file_bytes": checkpoints[name].stat().st_size if name else None,
             }
         )
     return rows
 
 
-def _compared(rows, fresh, limit: float, begun_s: float = 0.0) -> tuple[float, float]:
-    """Seconds from when a fresh engine began, after which its rows (steps, 2) are never further from those of another
-    than the limit; and how far they are from then on."""
-    import numpy as np
-
-    at = np.searchsorted(rows[:, 0], fresh[:, 0] + begun_s - 1e-6)
-    fresh, at = fresh[at < len(rows)], at[at < len(rows)]
-    assert np.abs(rows[at, 0] - begun_s - fresh[:, 0]).max() < 1e-6, "positions drift"
-    # The end is reflected: what was fed last is not what goes on.
-    ends = fresh[:, 0] < fresh[-1, 0] - 1
-    gaps, times = np.abs(rows[at, 1] - fresh[:, 1])[ends], fresh[ends, 0]
-    over = np.flatnonzero(gaps > limit)
-    first = over[-1] + 1 if len(over) else 0
-    return (float(times[first]) if first < len(times) else float("inf"), float(gaps[first:].max(initial=0)))
+def verdicts(rows: list[dict]) -> list[str]:
+    """A sentence for each target."""
+    found = {row["network"]: row for row in rows if row["engine"] == "ours"}
+    return [
+        f"Our engine takes {found[name]['cpu_over_reference']} times the CPU time of {REFERENCE} "
+        f"with {name}; the target is at most {target}: "
+        + ("met." if found[name]["cpu_over_reference"] <= target else "**missed**.")
+        for name, target in TARGETS.items()
+    ]
 
 
-def of_command(path: Path) -> dict[str, dict]:
-    """What `kws stream` takes on 16 kHz PCM, and on a file that it resamples: most memory, and seconds from the
-    command to the first detection (of threshold 0, so as soon as there is a probability)."""
-    import tempfile
+def markdown(result: dict) -> str:
+    heads = ("engine", "network", "CPU ms a second of audio", f"CPU over {REFERENCE}")
+    heads += ("start s", "peak memory MB", "file bytes")
+    lines = [" | ".join(heads), "|".join(["---", "---"] + ["---:"] * (len(heads) - 2))]
+    for row in result["rows"]:
+        cells = (f"{v:,}" if isinstance(v, int) else str(v or "") for v in row.values())
+        lines.append(" | ".join(cells))
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    text = (
+        f"Every engine hears the same {HEARD_S} s in pieces of 80 ms with one thread, in "
+        f"{result['turns']} alternating turns. Numbers are medians; a ratio is the median of the "
+        "ratios of the same turn. Start is from the command to the first probability, the median "
+        f"of {STARTS}. {REFERENCE} runs a network of its own (`okay_nabu`).\n\n"
+        f"Machine: {result['machine']}. {versions}.\n"
+    )
+    table = "\n".join(f"| {line} |" for line in lines)
+    head = "# What a second of audio costs on a stream\n\nWritten by `benchmarks/streaming.py`.\n\n"
+    return head + " ".join(verdicts(result["rows"])) + f"\n\n{table}\n\n{text}"
 
-    import numpy as np
-    import soundfile
 
-    audio = np.random.default_rng(0).normal(0, 2000, 60 * RATE_HZ).astype(np.int16)
-    found = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for what, rate_hz in (("16 kHz", RATE_HZ), ("44.1 kHz, which it resamples", 44100)):
-            file = Path(folder) / f"{rate_hz}.wav"
-            soundfile.write(file, audio, rate_hz)
-            arguments = [
-                sys.executable,
-                "-m",
-                "kwslib.cli",
-                "stream",
-                str(path),
-                str(file),
-                "--threshold",
-                "0",
-            ]
-            starts, memory_mb = [], []
-            for _ in range(1 + STARTS):
-                begun = time.time()
-                process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-                process.stdout.readline()
-                starts.append(time.time() - begun)
-                _, code, usage = os.wait4(process.pid, 0)
-                process.stdout.close()
-                process.returncode = os.waitstatus_to_exitcode(code)
-                if process.returncode:
-                    raise RuntimeError(f"kws stream ended with {process.returncode}")
-                memory_mb.append(usage.ru_maxrss / 1024)
-            found[what] = {
-                "start_s": round(statistics.median(starts[1:]), 2),
-                "memory_mb": round(max(memory_mb[1:]), 1),
-            }
-    return found
+def machine() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.machine()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--run", type=Path, default=ROOT / "reports" / "speech-commands-happy")
-    parser.add_argument("--turns", type=int, default=50, help="default 50; slow engines miss most of them")
-    parser.add_argument("--runs", type=int, default=1, help="whole runs, whose medians are told; default 1")
-    parser.add_argument("--hours", type=float, default=0, help="instead: a long run of the stream networks")
-    parser.add_argument("--json", type=Path, help="where to write the result")
-    parser.add_argument("--worker", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("run", type=Path, nargs="?", default=ROOT / "reports" / "happy")
+    parser.add_argument("--turns", type=int, default=30, help="default 30")
+    parser.add_argument("--work", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.turns < 2 * SLOW_EVERY:
-        parser.error(f"--turns must be at least {2 * SLOW_EVERY}")
-    if options.worker:
-        engine, path, mode, begun = options.worker
-        worker(engine, Path(path), mode, float(begun))
-        return
+    if options.work:
+        engine, path, begun = options.work
+        return work(engine, Path(path), float(begun))
+    checkpoints = {n: options.run / "checkpoints" / f"{n}.safetensors" for n in TARGETS}
+    for path in checkpoints.values():
+        if not path.is_file():
+            parser.exit(2, f"no checkpoint at {path}; RUN must be a finished run\n")
+    if importlib.util.find_spec("pymicro_wakeword") is None:
+        parser.exit(2, INSTALL + "\n")
     os.environ.update(dict.fromkeys(THREADS, "1"))
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # with it, every start compiles every module
-    folder = options.run / "checkpoints"
-    checkpoint = {name: folder / f"{name}.safetensors" for name in ("baseline", "student3")}
-    if options.hours:
-        from kwslib import talk
-
-        keyword = json.loads((options.run / "run.json").read_text())["parameters"]["keyword"]
-        hour, result = talk.read(keyword, "test", 60), []
-        for name in checkpoint:
-            name += "-stream"
-            result += long_run(name, folder / f"{name}.safetensors", hour, options.hours)
-        for row in result:
-            print(", ".join(f"{name.replace('_', ' ')} {value}" for name, value in row.items()))
-    else:
-        result = several(checkpoint, options.turns, options.runs)
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
-
-
-def several(checkpoint: dict[str, Path], turns: int, runs: int) -> dict:
-    """So many whole runs: the medians of their medians; of the ratios the lowest and the highest run beside."""
-    found = [compare(checkpoint, turns) for _ in range(runs)]
-    together = found[0] | {"runs": runs}
-    for row, *rows in zip(*(one["rows"] for one in found), strict=True):
-        ratios = [each.get("times pymicro's, 80 ms") for each in (row, *rows)]
-        for name, value in list(row.items()):
-            if isinstance(value, float):
-                row[name] = round(statistics.median(each[name] for each in (row, *rows)), 3)
-        if None not in ratios:
-            row["times pymicro's, by run"] = [min(ratios), max(ratios)]
-    for name, modes in together["parts"].items():
-        for mode, of in modes.items():
-            for part in of:
-                of[part] = statistics.median(each["parts"][name][mode][part] for each in found)
-    for what, one in together["command"].items():
-        one["start_s"] = statistics.median(each["command"][what]["start_s"] for each in found)
-        one["memory_mb"] = max(each["command"][what]["memory_mb"] for each in found)
-    return together
-
-
-def compare(checkpoint: dict[str, Path], turns: int) -> dict:
-    wanted = [
-        (f"ours, {name}, {mode}", "ours", checkpoint[name], mode)
-        for name in checkpoint
-        for mode in ("carried", "window")
-    ]
-    wanted += [(f"torch, {name}, carried", "torch", checkpoint[name], "carried") for name in checkpoint]
-    for package in (REFERENCE, "pyopen-wakeword"):
-        if importlib.util.find_spec(package.replace("-", "_")):
-            wanted.append((package, package, checkpoint["baseline"], "-"))
-        else:
-            print(f"{package} is not installed: left out", file=sys.stderr)
-    running, found = {}, {name: {"start_s": [], "ms": {piece: {} for piece in PIECES}} for name, *_ in wanted}
-    for start in range(1 + STARTS):
-        for name, engine, path, mode in wanted:
-            command = [sys.executable, __file__, "--worker", engine, str(path), mode, repr(time.time())]
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            answer = json.loads(process.stdout.readline())
-            found[name]["start_s"].append(answer["start_s"])
-            found[name]["model_bytes"] = answer["model_bytes"]
-            if start == STARTS:
-                running[name] = process
-            else:
-                process.communicate()
-    slow = set()
-    for turn in range(turns + 1):
-        for name, process in running.items():
-            if name in slow and turn % SLOW_EVERY:
-                continue
-            for piece in PIECES:
-                process.stdin.write(piece + "\n")
-                process.stdin.flush()
-                answer = json.loads(process.stdout.readline())
-                found[name]["memory_mb"] = answer["memory_mb"]
-                if turn:  # the first turn warms up
-                    found[name]["ms"][piece][turn] = answer["ms_per_s"]
-                elif answer["ms_per_s"] > SLOW_MS and name != REFERENCE:
-                    slow.add(name)
-    for process in running.values():
-        process.stdin.close()
-        process.wait()
-    reference = found.get(REFERENCE)
-    rows = []
-    for name, values in found.items():
-        row = {"engine": name}
-        for piece, times in values["ms"].items():
-            row[f"ms a second, {piece}"] = round(statistics.median(times.values()), 3)
-        if reference:
-            mine, theirs = values["ms"]["80 ms"], reference["ms"]["80 ms"]
-            ratios = [mine[turn] / theirs[turn] for turn in mine]
-            row["times pymicro's, 80 ms"] = round(statistics.median(ratios), 3)
-        row |= {
-            "start s": round(statistics.median(values["start_s"][1:]), 2),
-            "memory MB": round(values["memory_mb"], 1),
-            "model bytes": values["model_bytes"],
-        }
-        rows.append(row)
-    names = list(rows[0])
-    print("".join(f"{name:>{28 if name == 'engine' else 20}}" for name in names))
-    for row in rows:
-        print("".join(f"{row[name]!s:>{28 if name == 'engine' else 20}}" for name in names))
-    split = {name: parts(path) for name, path in checkpoint.items()}
-    for name, modes in split.items():
-        for mode, values in modes.items():
-            print(
-                f"{name}, {mode}: " + ", ".join(f"{part} {ms:.3f} ms a second" for part, ms in values.items())
-            )
-    taken = of_command(checkpoint["student3"])
-    for what, one in taken.items():
-        print(f"kws stream, {what}: {one['memory_mb']} MB at most, first detection after {one['start_s']} s")
-    return {
-        "turns": turns,
-        "starts": STARTS,
-        "rows": rows,
-        "parts": split,
-        "command": taken,
-        "versions": versions(),
+    names = ("numpy", "torch", REFERENCE)
+    result = {
+        "turns": options.turns,
+        "machine": machine(),
+        "versions": {name: importlib.metadata.version(name) for name in names},
+        "rows": compare(checkpoints, options.turns),
     }
-
-
-def versions() -> dict[str, str]:
-    """Of what was measured, as far as it is installed."""
-    found = {}
-    for package in ("numpy", "torch", "pymicro-wakeword", "pymicro-features", "pyopen-wakeword"):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[package] = metadata.version(package)
-    print(", ".join(f"{package} {version}" for package, version in found.items()))
-    return found
+    page = Path(__file__).with_suffix(".md")
+    page.write_text(markdown(result), encoding="utf-8")
+    page.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(page.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

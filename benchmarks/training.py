@@ -1,160 +1,168 @@
-"""Clips a second of training: ours against the study's way of doing the same, in one run.
+"""What a training step costs, and whether augmenting mel power instead of waveforms costs quality.
 
-The study's way: a dataset that opens a file and augments one clip at a time, two loader workers,
-torchaudio's mel spectrogram on the batch. Both train the baseline network with the same optimizer on
-the same corpus; the two take turns, and the medians of all turns are compared. Prints a table, writes
-JSON.
+    python benchmarks/training.py CORPUS --keyword happy [--folds 1]
 
-    python benchmarks/training.py CORPUS [--json FILE] [--turns 5] [--steps 60]
+Prints a table of processor time a step (128 clips, one thread), medians over alternating turns: the
+augmentation on mel power (ours) and on waveforms (the study), and the passes of each network. With
+`--folds N` it trains the baseline in the first N folds both ways, at full size, and states the
+ratio of missed keywords. Writes training.json and training.md beside itself.
 """
 
 import argparse
-import json
-import random
 import statistics
+import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch.nn import functional as nnf
 
-from kwslib import data, models
-from kwslib.architecture import ARCHITECTURES
-from kwslib.features import ClipFeatures
+from kwslib import data, files, metrics, models, training, windows
+from kwslib.architecture import ARCHITECTURES, Setting
+from kwslib.features import log_mel, mel_power, to_waveforms
 
-BATCH = 128
-
-
-class OneClipAtATime(torch.utils.data.Dataset):
-    """The study's dataset: opens, pads, and augments one of four ways, clip by clip."""
-
-    def __init__(self, corpus: data.Corpus, positions: np.ndarray, labels: np.ndarray):
-        found = {
-            path.relative_to(corpus.root).with_suffix("").as_posix(): path for path in corpus.root.glob("*/*")
-        }
-        self.paths = [found[clip] for clip in corpus.ids[positions]]
-        self.labels = labels[positions]
-        self.background = [torch.from_numpy(b.astype(np.float32) / 32768) for b in corpus.background.values()]
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int):
-        import soundfile
-
-        samples, _ = soundfile.read(self.paths[index], dtype="float32")
-        clip = nnf.pad(torch.from_numpy(samples), (0, 16000 - len(samples)))
-        kind = random.randrange(4)
-        if kind == 1:
-            clip = (clip + torch.distributions.Normal(0, 0.01).sample(clip.shape)).clamp(-1, 1)
-        elif kind == 2:
-            clip = clip * 0.25
-        elif kind == 3 and self.background:
-            recording = random.choice(self.background)
-            start = random.randrange(len(recording) - 16000)
-            scale = torch.linalg.norm(clip) / torch.linalg.norm(recording) * 10 ** (-1 / 20)
-            clip = (clip + recording[start : start + 16000] * scale).clamp(-1, 1)
-        return clip, self.labels[index]
+TURNS, STEPS = 15, 8
 
 
-def step(model, optimizer, log_mels, targets) -> None:
-    loss = nnf.cross_entropy(model(log_mels), targets)
-    optimizer.zero_grad()
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 5)
-    optimizer.step()
+class WaveformPool(windows.ClipPool):
+    """The study's augmentation: noise and background are added to waveforms, so that half of the
+    spectrograms are computed anew at every step. Clips are not shifted."""
+
+    def __init__(self, corpus, architecture):
+        noises = list(corpus.background.values())
+        super().__init__(corpus.clips, noises, architecture)
+        self.recordings = [to_waveforms(noise) for noise in noises]
+
+    def augmented(self, positions, generator, is_masked):
+        power = self.front_end_power(positions)
+        kinds = generator.integers(4, size=len(positions))
+        power[torch.from_numpy(kinds == windows.QUIET)] *= windows.GAIN**2
+        for kind in (windows.NOISE, windows.BACKGROUND):
+            rows = np.flatnonzero(kinds == kind)
+            waveforms = to_waveforms(self.clips[positions[rows]])
+            if kind == windows.NOISE:
+                noise = torch.from_numpy(generator.standard_normal(waveforms.shape, np.float32))
+                waveforms += noise * windows.NOISE_DEVIATION
+            else:
+                waveforms += self.background(waveforms, generator)
+            changed = mel_power(waveforms.clamp_(-1, 1), self.front_end)
+            power[torch.from_numpy(rows)] = changed
+        if is_masked:
+            windows.mask(power, generator)
+        return log_mel(power, self.front_end)
+
+    def front_end_power(self, positions):
+        log_mels = self.log_mels(positions) * self.front_end.spread + self.front_end.centre
+        return log_mels.exp_()
+
+    def background(self, waveforms, generator):
+        samples, under = waveforms.shape[1], torch.empty_like(waveforms)
+        for row in under:
+            recording = self.recordings[generator.integers(len(self.recordings))]
+            start = generator.integers(len(recording) - samples)
+            row[:] = recording[start : start + samples] / recording.norm()
+        scale = 10 ** (windows.BACKGROUND_DB / 20)
+        return under * waveforms.norm(dim=1, keepdim=True) * scale
 
 
-def their_batches(corpus, positions, labels):
-    """Endless (log-mels, targets) of the study's way."""
-    import torchaudio
-
-    dataset = OneClipAtATime(corpus, positions, labels)
-    share = np.bincount(dataset.labels)
-    weights = torch.from_numpy(1.0 / share[dataset.labels])
-    sampler = torch.utils.data.WeightedRandomSampler(weights, 10**6)
-    loader = torch.utils.data.DataLoader(dataset, BATCH, sampler=sampler, num_workers=2)
-    to_mel = torchaudio.transforms.MelSpectrogram(16000, n_fft=400, hop_length=160, n_mels=40)
-    masks = torch.nn.Sequential(
-        torchaudio.transforms.FrequencyMasking(15), torchaudio.transforms.TimeMasking(35)
-    )
-    for clips, targets in loader:
-        yield masks(to_mel(clips)).clamp(1e-9, 1e9).log(), targets
+def milliseconds(action) -> float:
+    """Processor time of one call, the mean of STEPS calls."""
+    begun = time.process_time()
+    for step in range(STEPS):
+        action(step)
+    return 1000 * (time.process_time() - begun) / STEPS
 
 
-def our_batches(corpus, positions, labels, device):
-    """Endless (log-mels, targets) of ours."""
-    background = list(corpus.background.values())
-    features = ClipFeatures(corpus.clips, background, ARCHITECTURES["baseline"].front_end, device)
-    generator = torch.Generator(device).manual_seed(0)
-    chosen = data.balanced_batches(labels[positions], BATCH, 10**6, np.random.default_rng(0))
-    for batch in chosen:
-        clips = positions[batch]
-        yield features.augmented(clips, generator), torch.from_numpy(labels[clips]).to(device)
+def step_costs(pools: dict, labels, train) -> dict[str, float]:
+    """Name of a part of a step -> milliseconds, medians over alternating turns."""
+    recipe = training.recipe_of(Setting("baseline"), "full")
+    batches = {n: training.Batches(pool, labels, train, recipe) for n, pool in pools.items()}
+    log_mels, wanted = batches["mel power"].draw(0, 0)
+    actions = {
+        f"augmentation on {n}": lambda step, b=b: b.draw(step, 0) for n, b in batches.items()
+    }
+    for name, architecture in ARCHITECTURES.items():
+        model = models.build(architecture, 0).train()
+        optimizer = torch.optim.Adam(model.parameters(), fused=True)
+
+        def learn(step, model=model, optimizer=optimizer):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(model(log_mels), wanted).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+            optimizer.step()
+
+        actions[f"{name}, forward and backward"] = learn
+    teacher = models.build(ARCHITECTURES["baseline"], 0).eval()
+    actions["teacher, forward"] = torch.inference_mode()(lambda step: teacher(log_mels))
+    found = {name: [] for name in actions}
+    for _ in range(TURNS):
+        for name, action in actions.items():
+            found[name].append(milliseconds(action))
+    return {name: statistics.median(values) for name, values in found.items()}
 
 
-def clips_a_second(batches, model, optimizer, steps: int) -> float:
-    begun = time.perf_counter()
-    for _ in range(steps):
-        step(model, optimizer, *next(batches))
-    if next(model.parameters()).is_cuda:
-        torch.cuda.synchronize()
-    return steps * BATCH / (time.perf_counter() - begun)
+def quality(pools: dict, corpus, labels, folds: list) -> dict:
+    """Missed keywords of baselines trained both ways, and their paired ratio."""
+    recipe, scores = training.recipe_of(Setting("baseline"), "full"), {}
+    for name, pool in pools.items():
+        scores[name] = []
+        for number, fold in enumerate(folds):
+            model = models.build(ARCHITECTURES["baseline"], number)
+            batches = training.Batches(pool, labels, fold.train, recipe)
+            resume = Path(tempfile.gettempdir()) / f"kws-{name.replace(' ', '-')}-{number}"
+            say = lambda row, n=name: print(n, row["epoch"], f"{row['loss']:.4f}", flush=True)  # noqa: E731
+            training.train(model, batches, recipe, number, resume, {"pool": name}, None, say)
+            scores[name].append(training.probabilities(model, pool, fold.test))
+    tested = np.concatenate([fold.test for fold in folds])
+    ours, theirs = (np.concatenate(scores[name]) for name in ("mel power", "waveforms"))
+    of_clips = labels[tested], corpus.speakers[tested]
+    ratio = metrics.ratio(metrics.missed, of_clips[0], ours, theirs, of_clips[1])
+    missed = {n: float(metrics.missed(of_clips[0], np.concatenate(s))) for n, s in scores.items()}
+    return {"folds": len(folds), "missed": missed, "ratio": list(ratio)}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("corpus", help="a corpus name or folder")
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("corpus")
     parser.add_argument("--keyword", default="happy")
-    parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=60, help="a turn")
-    parser.add_argument("--json", type=Path, help="where to write the result")
-    options = parser.parse_args()
-    corpus = data.load(options.corpus)
-    labels = corpus.labels(options.keyword)
-    positions = data.split(corpus, options.keyword, "speaker")["train"]
-
-    def trained(device="cpu"):
-        model = models.build(ARCHITECTURES["baseline"]).to(device).train()
-        return model, torch.optim.Adam(model.parameters(), lr=3e-4, weight_decay=1e-5, fused=True)
-
-    ways = {
-        "the study's way, CPU": (their_batches(corpus, positions, labels), *trained()),
-        "ours, CPU, first epochs": (our_batches(corpus, positions, labels, "cpu"), *trained()),
-        "ours, CPU, later": (our_batches(corpus, positions, labels, "cpu"), *trained()),
-    }
-    if torch.cuda.is_available():
-        ways["ours, GPU"] = (our_batches(corpus, positions, labels, "cuda"), *trained("cuda"))
-    later = ways["ours, CPU, later"][0]  # 'later': after the epochs that fill the cache of plain clips
-    for _ in range(6 * len(positions) // BATCH):
-        next(later)
-    found = {name: [] for name in ways}
-    for turn in range(options.turns + 1):
-        for name, way in ways.items():
-            speed = clips_a_second(*way, options.steps)
-            if turn:  # the first turn warms up
-                found[name].append(speed)
-    base = statistics.median(found["the study's way, CPU"])
-    rows = [
-        {
-            "way": name,
-            "clips_per_s": round(statistics.median(speeds)),
-            "lowest": round(min(speeds)),
-            "highest": round(max(speeds)),
-            "times": round(statistics.median(speeds) / base, 2),
-        }
-        for name, speeds in found.items()
+    parser.add_argument("--folds", type=int, default=0)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    corpus = data.load(given.corpus)
+    labels, folds = corpus.labels(given.keyword), data.split(corpus, given.keyword, "folds", 0)
+    architecture = ARCHITECTURES["baseline"]
+    ours = windows.ClipPool(corpus.clips, list(corpus.background.values()), architecture)
+    pools = {"mel power": ours, "waveforms": WaveformPool(corpus, architecture)}
+    found = {"ms": step_costs(pools, labels, folds[0].train)}
+    ms = found["ms"]
+    found["times_faster"] = {}
+    for name in ARCHITECTURES:
+        work = ms[f"{name}, forward and backward"]
+        work += 0 if name == "baseline" else ms["teacher, forward"]
+        slow, fast = (ms[f"augmentation on {n}"] + work for n in ("waveforms", "mel power"))
+        found["times_faster"][name] = slow / fast
+    if given.folds:
+        found["quality"] = quality(pools, corpus, labels, folds[: given.folds])
+    lines = ["| part of a step of 128 clips | ms |", "|---|--:|"]
+    lines += [f"| {name} | {value:.1f} |" for name, value in ms.items()]
+    lines += [
+        "",
+        "| a step's clips a second, over augmentation on waveforms | times |",
+        "|---|--:|",
     ]
-    print(f"{'way':<28}{'clips/s':>9}{'lowest':>9}{'highest':>9}{'times':>7}")
-    for row in rows:
-        print(
-            f"{row['way']:<28}{row['clips_per_s']:>9,}{row['lowest']:>9,}{row['highest']:>9,}{row['times']:>7.2f}"
-        )
-    if options.json:
-        options.json.write_text(
-            json.dumps({"corpus": corpus.name, "batch": BATCH, "rows": rows}, indent=1) + "\n"
-        )
+    lines += [f"| {name} | {value:.2f} |" for name, value in found["times_faster"].items()]
+    if "quality" in found:
+        q = found["quality"]
+        times, low, high = q["ratio"]
+        lines += ["", f"Missed in {q['folds']} folds: {q['missed']['mel power']:.2%} on mel power, "
+                  f"{q['missed']['waveforms']:.2%} on waveforms: {times:.2f} times "
+                  f"({low:.2f} to {high:.2f})."]  # fmt: skip
+    text = "\n".join(
+        ["# What a training step costs", "", "`benchmarks/training.py`", "", *lines, ""]
+    )
+    files.write_json(Path(__file__).with_suffix(".json"), found)
+    files.write_atomic(Path(__file__).with_suffix(".md"), text.encode())
+    print(text)
 
 
 if __name__ == "__main__":

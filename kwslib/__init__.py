@@ -1,7 +1,7 @@
 """Small keyword spotting: train a CRNN with attention, stream it, distil it, quantize it, compare.
 
-README.md lists the modules in the order in which data flows; each imports only from those before it.
-Importing the package imports none of them.
+CONTRIBUTING.md lists the modules in the order in which data flows; each imports only from those
+before it. Importing the package imports none of them.
 """
 
 __version__ = "0.1.0"

@@ -1,39 +1,66 @@
-"""The one description of a network and of its front end; shapes, parameters and MACs follow from it.
+"""The one description of a network and its front end; shapes, parameters and MACs follow from it.
 
 The network is the CRNN with attention of Shan et al. 2018 (arXiv 1803.10916) in the sizes of the
 reference study: a convolution over (mel, frame) without activation, a GRU, additive attention over
-its outputs, a classifier of two classes. Counts are for one clip of one second.
+its outputs, a classifier of two classes. Counts are for one window of one second.
 """
 
 import json
 import math
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields
 
 import numpy as np
 
 CLASSES = 2  # other words, the keyword
+MOST_STEPS = 512  # of a window; a description may ask for any amount of memory
+
+
+def _within(low: float, high: float, default=MISSING):
+    return field(default=default, metadata={"bounds": (low, high)})
+
+
+def _check(owner) -> None:
+    """`ValueError` naming a field whose numbers have another type or break its bounds."""
+    for f in (f for f in fields(owner) if f.metadata):
+        value, (low, high) = getattr(owner, f.name), f.metadata["bounds"]
+        is_pair = f.type == tuple[int, int]
+        numbers = value if is_pair else (value,)
+        kinds = (int, float) if f.type is float else (int,)
+        is_within = all(type(n) in kinds and low <= n <= high for n in numbers)  # NaN is not
+        if not is_within or len(numbers) != 1 + is_pair:
+            kind = "two whole numbers" if is_pair else f"one {f.type.__name__}"
+            raise ValueError(f"{f.name} is {value!r}; it must be {kind} from {low} to {high}")
 
 
 @dataclass(frozen=True)
 class FrontEnd:
-    """How audio becomes a log-mel spectrogram: centred Hann windows, HTK mels of the power."""
+    """How audio becomes log-mels: centred Hann windows, power, HTK mels, logarithm, centring.
 
-    sample_rate_hz: int = 16000
-    clip_samples: int = 16000
-    window_samples: int = 400
-    hop_samples: int = 160
-    mels: int = 40
-    floor: float = 1e-9
-    ceiling: float = 1e9
+    log_mel = (ln(clamp(power, floor, ceiling)) - centre) / spread
+    """
+
+    sample_rate_hz: int = _within(1, 1 << 18, 16000)
+    clip_samples: int = _within(1, 1 << 18, 16000)
+    window_samples: int = _within(1, 4096, 400)
+    hop_samples: int = _within(1, 4096, 160)
+    mels: int = _within(1, 4096, 40)
+    floor: float = _within(1e-30, 1e30, 1e-9)
+    ceiling: float = _within(1e-30, 1e30, 1e9)
+    centre: float = _within(-1e6, 1e6, -7.0)
+    spread: float = _within(1e-6, 1e6, 5.0)
+
+    def __post_init__(self):
+        _check(self)
+        if not self.floor < self.ceiling:
+            raise ValueError(f"floor is {self.floor}; it must be below the ceiling")
 
     @property
     def frames(self) -> int:
-        """Frames of one clip: one every hop, the first centred on sample 0."""
+        """Frames of one window: one every hop, the first centred on sample 0."""
         return self.clip_samples // self.hop_samples + 1
 
     @property
     def bins(self) -> int:
-        """Bins of the one-sided spectrum."""
         return self.window_samples // 2 + 1
 
     def window(self) -> np.ndarray:
@@ -54,13 +81,9 @@ class FrontEnd:
         return np.maximum(0, np.minimum(rising, falling)).astype(np.float32)
 
     def macs(self) -> int:
-        """Multiply-accumulates of a clip's log-mel, by this count a frame of N samples:
-
-            window N + real FFT N log2 N + power 2 (N/2 + 1) + mel filters 2 (N/2 + 1)
-
-        The FFT is a radix-2 count of half a complex transform, four real products a butterfly; of
-        the filter bank only the two triangles that cover a bin count. The logarithm is left out.
-        """
+        """Multiply-accumulates of a window's log-mels. A frame of N samples takes N for the Hann
+        window, N log2 N for the real FFT (half a complex radix-2 one, four products a butterfly),
+        and for each bin 2 of its power and 2 of the triangles over it. The logarithm is free."""
         n = self.window_samples
         return self.frames * round(n + n * math.log2(n) + 2 * self.bins + 2 * self.bins)
 
@@ -69,27 +92,18 @@ class FrontEnd:
 class Architecture:
     """Sizes of a network. `kernel` and `stride` are over (mels, frames)."""
 
-    channels: int
-    hidden: int
-    layers: int = 2
-    kernel: tuple[int, int] = (5, 20)
-    stride: tuple[int, int] = (2, 8)
-    dropout: float = 0.1
+    channels: int = _within(1, 4096)
+    hidden: int = _within(1, 4096)
+    layers: int = _within(1, 4096, 2)
+    kernel: tuple[int, int] = _within(1, 4096, (5, 20))
+    stride: tuple[int, int] = _within(1, 4096, (2, 8))
+    dropout: float = _within(0.0, 0.999, 0.1)
     front_end: FrontEnd = field(default_factory=FrontEnd)
 
     def __post_init__(self):
-        for name in ("channels", "hidden", "layers"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or not 1 <= value <= 4096:
-                raise ValueError(f"{name} is {value!r}; it must be a whole number from 1 to 4096")
-        for name in ("kernel", "stride"):
-            value = getattr(self, name)
-            if len(value) != 2 or not all(isinstance(v, int) and v >= 1 for v in value):
-                raise ValueError(f"{name} is {value!r}; it must be two whole numbers, at least 1")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is {self.dropout!r}; it must be from 0 to below 1")
-        if self.conv_mels < 1 or self.steps < 1:
-            raise ValueError(f"kernel {self.kernel} is larger than a clip's log-mel spectrogram")
+        _check(self)
+        if self.conv_mels < 1 or not 1 <= self.steps <= MOST_STEPS:
+            raise ValueError(f"kernel {self.kernel}, stride {self.stride}: no steps, or too many")
 
     @property
     def conv_mels(self) -> int:
@@ -98,59 +112,64 @@ class Architecture:
 
     @property
     def steps(self) -> int:
-        """Time steps of a clip after the convolution: what GRU and attention see."""
+        """Steps of a window after the convolution: what GRU and attention see."""
         return (self.front_end.frames - self.kernel[1]) // self.stride[1] + 1
-
-    @property
-    def step_s(self) -> float:
-        """Seconds from one step to the next."""
-        front_end = self.front_end
-        return self.stride[1] * front_end.hop_samples / front_end.sample_rate_hz
 
     @property
     def gru_inputs(self) -> int:
         return self.channels * self.conv_mels
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each weight and bias, by the names that PyTorch gives them."""
+        h, weight = self.hidden, (self.channels, 1, *self.kernel)
+        shapes = {"convolution.weight": weight, "convolution.bias": (self.channels,)}
+        for n in range(self.layers):
+            inputs = h if n else self.gru_inputs
+            shapes |= {f"gru.weight_ih_l{n}": (3 * h, inputs), f"gru.weight_hh_l{n}": (3 * h, h)}
+            shapes |= {f"gru.bias_ih_l{n}": (3 * h,), f"gru.bias_hh_l{n}": (3 * h,)}
+        for name, outputs in (("attention.0", h), ("attention.2", 1), ("classifier", CLASSES)):
+            shapes |= {f"{name}.weight": (outputs, h), f"{name}.bias": (outputs,)}
+        return shapes
+
     def parameters(self) -> dict[str, int]:
         """Parameters by part."""
-        h = self.hidden
-        inputs = [self.gru_inputs] + [h] * (self.layers - 1)
-        return {
-            "convolution": self.channels * (math.prod(self.kernel) + 1),
-            "gru": sum(3 * ((i + h) * h + 2 * h) for i in inputs),
-            "attention": (h * h + h) + (h + 1),
-            "classifier": CLASSES * (h + 1),
-        }
+        counts = dict.fromkeys(self.macs(), 0)
+        for name, shape in self.shapes().items():
+            counts[name.split(".")[0]] += math.prod(shape)
+        return counts
 
     def macs(self) -> dict[str, int]:
-        """Multiply-accumulates of a clip by part, by the rule that the reference's counter followed:
-        a convolution's bias counts, the attention's softmax and weighted sum do not.
-        """
+        """Multiply-accumulates of a window by part, by the rule that the study's counter followed:
+        a convolution's bias counts, the attention's softmax and weighted sum do not."""
         c, h, t = self.channels, self.hidden, self.steps
         inputs = [self.gru_inputs] + [h] * (self.layers - 1)
         return {
             "convolution": c * self.conv_mels * t * (math.prod(self.kernel) + 1),
-            "gru": sum(t * (3 * ((i + h) * h + 3 * h) + 4 * h) for i in inputs),
+            "gru": t * sum(3 * ((i + h) * h + 3 * h) + 4 * h for i in inputs),
             "attention": t * (h * h + h),
             "classifier": CLASSES * h,
         }
 
-    def with_sizes(self, **sizes) -> "Architecture":
-        """This architecture with other sizes."""
-        return replace(self, **sizes)
+    @property
+    def path_macs(self) -> int:
+        """MACs of a window from samples to probability: network and front end."""
+        return sum(self.macs().values()) + self.front_end.macs()
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), separators=(",", ":"))
 
     @staticmethod
     def from_json(text: str) -> "Architecture":
-        """Reads what `to_json` wrote; a missing or unknown field raises `ValueError`."""
+        """Reads what `to_json` wrote. `ValueError` for a missing, unknown or absurd field."""
         try:
             values = json.loads(text)
-            front_end = FrontEnd(**values.pop("front_end"))
-            kernel, stride = tuple(values.pop("kernel")), tuple(values.pop("stride"))
-            return Architecture(**values, kernel=kernel, stride=stride, front_end=front_end)
-        except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
+            pairs = {name: tuple(values[name]) for name in ("kernel", "stride")}
+            front_end = FrontEnd(**values["front_end"])
+            made = Architecture(**values | pairs | {"front_end": front_end})
+            if json.loads(made.to_json()) != values:
+                raise ValueError("fields are missing")
+            return made
+        except (TypeError, KeyError, AttributeError, ValueError, RecursionError) as error:
             raise ValueError(f"not the description of an architecture: {error}") from None
 
 
@@ -160,3 +179,57 @@ ARCHITECTURES = {
     "student2": Architecture(channels=4, hidden=16),
     "student3": Architecture(channels=2, hidden=12),
 }
+CHAIN = (  # the settings in the order of the notebooks
+    "baseline student1 student1-labels student2 student2-labels student3 student3-labels "
+    "baseline-int8-dynamic baseline-int8-static student2-int8-static student3-int8-dynamic "
+    "student3-int8-static baseline-stream student3-stream student3-stream-int8-static"
+)
+NAMES = CHAIN.split()
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A network and what was done to it: "" trained on clips, "labels" without a teacher, "stream"
+    on windows of continuous audio, and int8 ones of these."""
+
+    network: str
+    variant: str = ""
+
+    def __post_init__(self):
+        if str(self) not in NAMES:
+            raise ValueError(f"setting is {str(self)!r}; it must be one of {', '.join(NAMES)}")
+
+    def __str__(self) -> str:
+        return f"{self.network}-{self.variant}" if self.variant else self.network
+
+    @property
+    def architecture(self) -> Architecture:
+        return ARCHITECTURES[self.network]
+
+    @property
+    def float(self) -> "Setting":
+        """The setting that an int8 one is made from; a float setting itself."""
+        return Setting(self.network, self.variant.partition("int8")[0].rstrip("-"))
+
+    @property
+    def int8(self) -> str | None:
+        """How it is quantized: "dynamic", "static", or None for a float network."""
+        return self.variant.partition("int8-")[2] or None
+
+    @property
+    def is_stream(self) -> bool:
+        return self.float.variant == "stream"
+
+    @property
+    def is_control(self) -> bool:
+        return self.variant == "labels"
+
+
+SETTINGS = tuple(Setting(*name.split("-", 1)) for name in NAMES)
+
+
+def setting_named(name: str) -> Setting:
+    """The one of SETTINGS with this name, or `ValueError` listing them."""
+    if name not in NAMES:
+        raise ValueError(f"setting is {name!r}; it must be one of {', '.join(NAMES)}")
+    return SETTINGS[NAMES.index(name)]

@@ -1,44 +1,46 @@
-"""Corpora in Speech Commands layout: indexed once, clips in an int16 memory map, splits, batches.
+"""Corpora in Speech Commands layout: indexed once, clips in an int16 memory map, folds.
 
-A corpus is a folder `WORD/SPEAKER_nohash_N.wav` (or .flac), 16 kHz mono clips of at most a second,
-with an optional `_background_noise_/` of longer recordings. Its name is `embedded` (synthesised on
-the spot), `speech_commands_v0.01`, `speech_commands_v0.02` (downloaded), or the folder's path.
-Shorter clips are padded with zeros at the end. What cannot be used is listed with its reason, never
-silently dropped. The index lives in `data/index/`; it is made again when a file changes.
+A corpus is a folder `WORD/SPEAKER_nohash_N.wav`, 16 kHz mono clips of at most a second in any
+format that soundfile reads, with an optional `_background_noise_/` of longer recordings. Its name
+is `embedded` (synthesised on the spot), `speech_commands_v0.01`, `speech_commands_v0.02`
+(downloaded), or the folder's path. Shorter clips are padded with zeros at the end. A clip that
+cannot be used is listed with its reason. What is made goes to `data/`, or to the folder that the
+variable KWS_DATA names; an index is made again when a clip changes.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
-import tempfile
-import wave
+import sys
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
+from unicodedata import normalize
 
+import filelock
 import numpy as np
 
-SAMPLE_RATE_HZ = 16000
-CLIP_SAMPLES = 16000
-BACKGROUND = "_background_noise_"
+from . import index, synth
+from .audio import SAMPLE_RATE_HZ
+from .index import CorpusError
+
+CLIP_SAMPLES, BACKGROUND = index.CLIP_SAMPLES, index.BACKGROUND
 DOWNLOADS = ("speech_commands_v0.01", "speech_commands_v0.02")
 NAMES = ("embedded", *DOWNLOADS)
-SPLITS = ("speaker", "utterance")
+SPLITS = ("speaker", "folds", "utterance")
+FOLDS = 5
 ROOT = Path(os.environ.get("KWS_DATA") or Path(__file__).parent.parent / "data")
 
-_INDEX_VERSION = 3
-_NOISE = "noise "  # before a background recording's name: savez has arguments of its own
-_MAX_CLIPS_PER_WORD = 2**27 - 1  # of the official split rule
-_CLIP_NAME = re.compile(r"(?P<speaker>.+)_nohash_(?P<number>\d+)")
 
+class Fold(NamedTuple):
+    """Positions of the clips that train a network, and of those that test it."""
 
-class CorpusError(ValueError):
-    """A corpus that cannot be used; the message is one line and says what to do."""
+    train: np.ndarray
+    test: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,10 @@ class Corpus:
 
     name: str
     root: Path
-    digest: str  # SHA-256 over ids, samples and background: what a result depends on
+    digest: str  # SHA-256 over ids, samples and background
     ids: np.ndarray  # (clips,) 'WORD/SPEAKER_nohash_N'
     words: np.ndarray  # (clips,)
-    speakers: np.ndarray  # (clips,)
+    speakers: np.ndarray  # (clips,), '' where the name states none
     lengths: np.ndarray  # (clips,) samples before padding
     clips: np.ndarray  # (clips, samples) int16, memory-mapped
     background: dict[str, np.ndarray]  # name -> (samples,) int16
@@ -63,88 +65,81 @@ class Corpus:
     def hours(self) -> float:
         return float(self.lengths.sum()) / SAMPLE_RATE_HZ / 3600
 
+    @property
+    def without_speaker(self) -> int:
+        """Clips whose names state no speaker."""
+        return int((self.speakers == "").sum())
+
     def word_counts(self) -> dict[str, int]:
         """Clips of each word, the most frequent first."""
         return dict(Counter(self.words.tolist()).most_common())
 
     def labels(self, keyword: str) -> np.ndarray:
-        """(clips,) int64: 1 where the clip is the keyword. An unknown keyword is a `CorpusError`."""
+        """(clips,) int64: 1 where the clip is the keyword. `CorpusError` if no clip is."""
+        keyword = normalize("NFC", keyword).strip()
         labels = (self.words == keyword).astype(np.int64)
         if not labels.any():
-            have = ", ".join(sorted(self.word_counts()))
-            raise CorpusError(f"no clip of keyword {keyword!r} in {self.name}; it has: {have}")
+            bad = [row for row in self.rejected if row[0].startswith(f"{keyword}/")]
+            have = f"it has: {', '.join(sorted(self.word_counts()))}"
+            if bad:
+                have = f"{len(bad)} recordings of it were rejected: {index.common_reason(bad)}"
+            raise CorpusError(f"no clip of keyword {keyword!r} in {self.name}; {have}")
         return labels
 
-    def waveforms(self, clips: np.ndarray) -> np.ndarray:
-        """(batch, samples) float32 from -1 to 1 of the clips at these positions."""
-        return self.clips[clips].astype(np.float32) / 32768
+
+def _sha1(name: str) -> int:
+    return int(hashlib.sha1(name.encode()).hexdigest(), 16)
 
 
 def official_part(speaker: str) -> str:
     """'train', 'validation' or 'test' by Speech Commands' rule: the SHA-1 of the speaker's name,
-    10 % each for validation and test, so that a speaker never moves (Warden, arXiv 1804.03209)."""
-    value = int(hashlib.sha1(speaker.encode()).hexdigest(), 16) % (_MAX_CLIPS_PER_WORD + 1)
-    percentage = value * (100.0 / _MAX_CLIPS_PER_WORD)
+    10 % each for validation and test (Warden, arXiv 1804.03209)."""
+    percentage = _sha1(speaker) % 2**27 * (100.0 / (2**27 - 1))
     return "validation" if percentage < 10 else "test" if percentage < 20 else "train"
 
 
-def split(corpus: Corpus, keyword: str, how: str = "speaker", seed: int = 0) -> dict[str, np.ndarray]:
-    """Positions of the clips of each part.
+def fold_of(speaker: str) -> int:
+    """The fold that tests on a speaker: the SHA-1 of the name, modulo `FOLDS`."""
+    return _sha1(speaker) % FOLDS
 
-    `speaker`: the official rule, parts train, validation, test, no speaker in two of them.
-    `utterance`: the reference study's, 80/20 of the clips at random, parts train and validation,
-    speakers shared. Every part must hold the keyword and other words, else `CorpusError`.
+
+def deal(speakers, groups: int = FOLDS) -> dict[str, int]:
+    """Speaker -> group, dealt round in the order of the SHA-1: even groups of few speakers."""
+    return {name: n % groups for n, name in enumerate(sorted(set(speakers), key=_sha1))}
+
+
+def split(corpus: Corpus, keyword: str, how: str = "speaker", seed: int = 0) -> list[Fold]:
+    """The folds in which networks are trained and tested.
+
+    speaker: one, tested on the official test part, trained on all other clips
+    folds: `FOLDS`, fold n tested on the speakers with `fold_of` n
+    utterance: one, the study's 80/20 of the clips at random, speakers shared
+
+    `CorpusError` if a part lacks the keyword or other words, or if speakers cannot be kept apart.
     """
     labels = corpus.labels(keyword)
-    if how == "speaker":
-        of_clip = np.array([official_part(speaker) for speaker in corpus.speakers])
-        parts = {part: np.flatnonzero(of_clip == part) for part in ("train", "validation", "test")}
-    elif how == "utterance":
-        order = np.random.default_rng(seed).permutation(len(corpus))
-        cut = round(0.8 * len(corpus))
-        parts = {"train": np.sort(order[:cut]), "validation": np.sort(order[cut:])}
-    else:
+    if how not in SPLITS:
         raise CorpusError(f"split is {how!r}; it must be one of {', '.join(SPLITS)}")
-    for part, clips in parts.items():
-        positives = int(labels[clips].sum())
-        if positives == 0 or positives == len(clips):
-            raise CorpusError(
-                f"the {part} part of {corpus.name} has {positives} clips of {keyword!r} among "
-                f"{len(clips)}; both the keyword and other words are needed in every part"
-            )
-    return parts
-
-
-def balanced_batches(
-    labels: np.ndarray, batch_size: int, batches: int, generator: np.random.Generator
-) -> Iterator[np.ndarray]:
-    """Positions into `labels`, (batch,) at a time: drawn with replacement, both classes as likely."""
-    classes = [np.flatnonzero(labels == value) for value in (0, 1)]
-    for _ in range(batches):
-        positive = generator.random(batch_size) < 0.5
-        place = generator.random(batch_size)
-        sizes = np.where(positive, len(classes[1]), len(classes[0]))
-        within = (place * sizes).astype(np.int64)
-        yield np.where(
-            positive,
-            classes[1][np.minimum(within, len(classes[1]) - 1)],
-            classes[0][np.minimum(within, len(classes[0]) - 1)],
+    if how != "utterance" and (count := corpus.without_speaker):
+        raise CorpusError(
+            f"{count} of {len(corpus)} names in {corpus.name} state no speaker "
+            "(SPEAKER_nohash_N), so speakers cannot be kept apart; use --split utterance"
         )
-
-
-def load(corpus: str | Path, progress: bool = True) -> Corpus:
-    """The corpus of this name or path: made, downloaded or indexed first where that is needed."""
-    name = str(corpus)
-    if name not in NAMES and not Path(name).expanduser().is_dir():
-        raise CorpusError(f"no folder {name!r}; a corpus is {', '.join(NAMES)}, or the path of a folder")
-    with _making():
-        if name == "embedded":
-            root = _embedded(progress)
-        elif name in DOWNLOADS:
-            root = _downloaded(name)
-        else:
-            root = Path(name).expanduser().resolve()
-        return _open(name_of(name), root, progress)
+    if how == "utterance":
+        order = np.random.default_rng(seed).permutation(len(corpus))
+        group, tested = order >= round(0.8 * len(corpus)), [True]
+    elif how == "speaker":
+        group, tested = np.array([official_part(name) for name in corpus.speakers]), ["test"]
+    else:
+        group, tested = np.array([fold_of(name) for name in corpus.speakers]), range(FOLDS)
+    folds = [Fold(np.flatnonzero(group != one), np.flatnonzero(group == one)) for one in tested]
+    for part, clips in (pair for fold in folds for pair in fold._asdict().items()):
+        if not 0 < labels[clips].sum() < len(clips):
+            raise CorpusError(
+                f"the {part} part of {corpus.name} has {labels[clips].sum()} clips of {keyword!r} "
+                f"among {len(clips)}; every part needs both the keyword and other words"
+            )
+    return folds
 
 
 def name_of(corpus: str) -> str:
@@ -152,215 +147,88 @@ def name_of(corpus: str) -> str:
     return corpus if corpus in NAMES else Path(corpus).expanduser().resolve().name
 
 
+def load(corpus: str | Path, progress: bool = True) -> Corpus:
+    """The corpus of this name or path, made, downloaded or indexed first if need be. `progress`:
+    show bars, and count on standard error what was rejected."""
+    name, root = str(corpus), Path(corpus).expanduser()
+    is_there = name != "embedded" and root.is_dir()
+    if name not in NAMES and not is_there:
+        raise CorpusError(f"no folder {name!r}; a corpus is {', '.join(NAMES)}, or a folder's path")
+    try:
+        with _making():
+            if not is_there:
+                root = _embedded(progress) if name == "embedded" else _downloaded(name)
+            root, short = root.resolve(), re.sub(r"[^A-Za-z0-9._-]", "_", name_of(name))
+            place = hashlib.sha256(str(root).encode()).hexdigest()[:8]
+            found = index.open_index(root, ROOT / "index" / f"{short}-{place}", progress)
+    except OSError as error:
+        raise CorpusError(
+            f"{error.filename or ROOT}: {error.strerror or error}; what is made goes to {ROOT}, "
+            "the variable KWS_DATA names another folder"
+        ) from None
+    words, speakers = zip(*map(_word_and_speaker, found.ids), strict=True)
+    arrays = map(np.array, (found.ids, words, speakers))
+    loaded = Corpus(name_of(name), root, found.digest, *arrays, *found[2:])
+    bad, unnamed = loaded.rejected, loaded.without_speaker
+    lines = {
+        f"{root} is there: nothing is downloaded": is_there and name in NAMES,
+        f"{len(bad)} recordings rejected ({index.common_reason(bad)}); see kws corpus": bad,
+        f"{unnamed} of {len(loaded)} names state no speaker": unnamed,
+    }
+    for line in (line for line, applies in lines.items() if applies and progress):
+        print(f"{loaded.name}: {line}", file=sys.stderr)
+    return loaded
+
+
 @contextlib.contextmanager
 def _making():
-    """One process at a time makes, downloads or indexes; the others wait and find it done."""
+    """One process at a time makes, downloads or indexes; the others wait, and say for whom."""
     ROOT.mkdir(parents=True, exist_ok=True)
-    with open(ROOT / ".lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        for left in [*ROOT.glob(".making-*"), *ROOT.glob("index/.making-*")]:  # by a killed process
+    lock, maker = filelock.FileLock(ROOT / ".lock"), ROOT / ".maker"
+    try:
+        held = lock.acquire(timeout=2)
+    except filelock.Timeout:
+        other = maker.read_text() if maker.exists() else "?"
+        print(f"waiting for process {other}, which makes a corpus in {ROOT}", file=sys.stderr)
+        held = lock.acquire()
+    with held:
+        maker.write_text(str(os.getpid()))
+        for left in [*ROOT.glob(".making-*"), *ROOT.glob("index/.making-*")]:  # of killed processes
             shutil.rmtree(left, ignore_errors=True)
         yield
 
 
-def read_clip(path: Path) -> np.ndarray:
-    """(samples,) int16 of a 16 kHz mono recording of any length; `CorpusError` says what is wrong."""
-    import soundfile
-
-    try:
-        with soundfile.SoundFile(path) as file:
-            rate, is_float = file.samplerate, file.subtype in ("FLOAT", "DOUBLE")
-            samples = file.read(dtype="float64" if is_float else "int16", always_2d=True)
-    except (soundfile.SoundFileError, RuntimeError, OSError) as error:
-        raise CorpusError(f"not readable as audio ({type(error).__name__})") from None
-    if samples.shape[1] != 1:
-        raise CorpusError(f"{samples.shape[1]} channels, not 1")
-    if rate != SAMPLE_RATE_HZ:
-        raise CorpusError(f"{rate} Hz, not {SAMPLE_RATE_HZ}")
-    if len(samples) == 0:
-        raise CorpusError("empty")
-    if len(samples) < promised_samples(path):
-        raise CorpusError("cut off: shorter than its header says")
-    if is_float:  # libsndfile does not scale floats to int16
-        if not np.isfinite(samples).all():
-            raise CorpusError("holds samples that are no numbers")
-        samples = np.clip(np.round(samples * 32768), -32768, 32767).astype(np.int16)
-    return samples[:, 0]
-
-
-def promised_samples(path: Path) -> int:
-    """Samples that a PCM WAV's header announces; libsndfile reads a cut-off one without complaint."""
-    try:
-        with wave.open(str(path)) as file:
-            size = file.getnframes() * file.getnchannels() * file.getsampwidth()
-            return 0 if size >= 0x7FFF0000 else file.getnframes()  # such sizes stand for 'not known yet'
-    except (wave.Error, EOFError):
-        return 0
-
-
 def _embedded(progress: bool) -> Path:
-    from . import synth
-
     root = ROOT / "embedded"
-    recipe = root / "recipe.json"
-    if recipe.is_file() and json.loads(recipe.read_text()) == synth.recipe():
-        return root
-    with _Replaced(root) as staging:
-        synth.make(staging, progress=progress)
-        (staging / "recipe.json").write_text(json.dumps(synth.recipe()))
+    with contextlib.suppress(OSError, ValueError):
+        if json.loads((root / "recipe.json").read_text("utf-8")) == synth.recipe():
+            return root
+    with index.replace_folder(root, synth.SIZE_BYTES) as staging:
+        synth.make(staging, fold_of, official_part, progress=progress)
+        (staging / "recipe.json").write_text(json.dumps(synth.recipe()), "utf-8")
     return root
 
 
 def _downloaded(name: str) -> Path:
     """Speech Commands by torchaudio's downloader, checksum verified; complete or not there."""
-    root = ROOT / name
-    if root.is_dir():
-        return root
     from torchaudio.datasets import SPEECHCOMMANDS
 
-    try:
-        with _Replaced(root) as staging:
-            SPEECHCOMMANDS(str(staging), url=name, download=True)
-            unpacked = staging / "SpeechCommands" / name
-            for entry in list(unpacked.iterdir()):
-                entry.rename(staging / entry.name)
-            shutil.rmtree(staging / "SpeechCommands")
-            for archive in staging.glob("*.tar.gz"):
-                archive.unlink()
-    except (OSError, RuntimeError) as error:  # URLError is an OSError, a bad checksum a RuntimeError
-        raise CorpusError(
-            f"could not download {name} ({error}); nothing was kept. Check the network and try "
-            f"again, or unpack the archive yourself and name the folder"
-        ) from None
-    return root
+    root = ROOT / name
+    if not root.is_dir():
+        with index.replace_folder(root, 6 * 10**9) as staging:
+            try:
+                SPEECHCOMMANDS(str(staging), url=name, download=True)
+            except (OSError, RuntimeError) as error:  # no network; a bad checksum
+                raise CorpusError(
+                    f"could not download {name} ({error}); nothing was kept. Try again, or unpack "
+                    f"{name}.tar.gz into a folder {name} here, which is then used"
+                ) from None
+            (staging / f"{name}.tar.gz").unlink(missing_ok=True)
+    return root / "SpeechCommands" / name
 
 
-class _Replaced:
-    """A folder written beside `target` that takes its place only when the block ends well."""
-
-    def __init__(self, target: Path):
-        self.target = target
-
-    def __enter__(self) -> Path:
-        self.target.parent.mkdir(parents=True, exist_ok=True)
-        self.staging = Path(tempfile.mkdtemp(prefix=".making-", dir=self.target.parent))
-        self.staging.chmod(0o755)
-        return self.staging
-
-    def __exit__(self, kind, *_):
-        if kind is None:
-            old = self.staging.with_name(self.staging.name + "-old")
-            if self.target.exists():
-                self.target.rename(old)
-            self.staging.rename(self.target)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            shutil.rmtree(self.staging, ignore_errors=True)
-
-
-def _listing(root: Path) -> list[tuple[str, int, int]]:
-    """(relative path, bytes, modification time) of every recording, sorted."""
-    found = []
-    for folder in sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")):
-        for entry in os.scandir(folder):
-            if entry.name.lower().endswith((".wav", ".flac")) and entry.is_file():
-                status = entry.stat()
-                found.append((f"{folder.name}/{entry.name}", status.st_size, status.st_mtime_ns))
-    return sorted(found)
-
-
-def _open(name: str, root: Path, progress: bool) -> Corpus:
-    listing = _listing(root)
-    if not listing:
-        raise CorpusError(f"no recordings in {root}; expected WORD/SPEAKER_nohash_N.wav or .flac")
-    stamp = hashlib.sha256(json.dumps([_INDEX_VERSION, listing]).encode()).hexdigest()
-    place = hashlib.sha256(str(root).encode()).hexdigest()[:8]
-    folder = ROOT / "index" / f"{re.sub(r'[^A-Za-z0-9._-]', '_', name)}-{place}"
-    if not _is_current(folder, stamp):
-        with _Replaced(folder) as staging:
-            _index(root, listing, staging, stamp, progress)
-    index = json.loads((folder / "index.json").read_text())
-    with np.load(folder / "background.npz", allow_pickle=False) as background:
-        noises = {key.removeprefix(_NOISE): background[key] for key in background.files}
-    return Corpus(
-        name=name,
-        root=root,
-        digest=index["digest"],
-        ids=np.array(index["ids"]),
-        words=np.array([i.split("/")[0] for i in index["ids"]]),
-        speakers=np.array([_speaker(i) for i in index["ids"]]),
-        lengths=np.array(index["lengths"], dtype=np.int64),
-        clips=np.load(folder / "clips.npy", mmap_mode="r", allow_pickle=False),
-        background=noises,
-        rejected=[tuple(row) for row in index["rejected"]],
-    )
-
-
-def _is_current(folder: Path, stamp: str) -> bool:
-    if not all((folder / name).is_file() for name in ("clips.npy", "background.npz")):
-        return False
-    try:
-        return json.loads((folder / "index.json").read_text())["stamp"] == stamp
-    except (OSError, KeyError, json.JSONDecodeError):
-        return False
-
-
-def _speaker(clip_id: str) -> str:
-    stem = clip_id.split("/")[1]
-    named = _CLIP_NAME.fullmatch(stem)
-    return named["speaker"] if named else stem
-
-
-def _index(root: Path, listing: list, staging: Path, stamp: str, progress: bool) -> None:
-    """Reads every recording once; clips.npy, background.npz and index.json into `staging`."""
-    from tqdm import tqdm
-
-    words = [row[0] for row in listing if not row[0].startswith("_")]
-    clips = np.lib.format.open_memmap(
-        staging / "clips.npy", mode="w+", dtype=np.int16, shape=(max(len(words), 1), CLIP_SAMPLES)
-    )
-    ids, lengths, rejected, background = [], [], [], {}
-    digest, read = hashlib.sha256(), set()
-    bar = tqdm(listing, desc=f"index {root.name}", unit="clip", disable=None if progress else True)
-    for path, *_ in bar:
-        is_noise = path.startswith(BACKGROUND + "/")
-        if path.startswith("_") and not is_noise:
-            continue
-        stem = path.rsplit(".", 1)[0]
-        try:
-            samples = read_clip(root / path)
-            if not is_noise and len(samples) > CLIP_SAMPLES:
-                raise CorpusError(f"{len(samples) / SAMPLE_RATE_HZ:.2f} s, longer than a second")
-            if is_noise and len(samples) <= CLIP_SAMPLES:
-                raise CorpusError("background recording of a second or less")
-            if stem in read:
-                raise CorpusError("stands twice, as .flac and as .wav")
-        except CorpusError as error:
-            rejected.append((path, str(error)))
-            continue
-        read.add(stem)
-        digest.update(f"{stem}:{len(samples)}:".encode())
-        digest.update(np.ascontiguousarray(samples).data)
-        if is_noise:
-            background[Path(stem).name] = samples
-        else:
-            clips[len(ids), : len(samples)] = samples
-            ids.append(stem)
-            lengths.append(len(samples))
-    if not ids:
-        reason = rejected[0][1] if rejected else "there is no folder of words"
-        raise CorpusError(f"none of the {len(listing)} recordings in {root} can be used: {reason}")
-    clips.flush()
-    if len(ids) < len(clips):
-        trimmed = np.array(clips[: len(ids)])
-        np.save(staging / "trimmed.npy", trimmed)
-        (staging / "trimmed.npy").replace(staging / "clips.npy")
-    np.savez(staging / "background.npz", **{_NOISE + name: samples for name, samples in background.items()})
-    index = {
-        "stamp": stamp,
-        "digest": digest.hexdigest(),
-        "ids": ids,
-        "lengths": lengths,
-        "rejected": rejected,
-    }
-    (staging / "index.json").write_text(json.dumps(index))
+def _word_and_speaker(clip_id: str) -> tuple[str, str]:
+    """The speaker is '' if the name states none. WORD_SPEAKER_nohash_N is read as well."""
+    word, stem = clip_id.split("/")
+    named = re.fullmatch(r"(.+)_nohash_\d+", stem.removeprefix(f"{word}_"))
+    return word, named[1] if named else ""

@@ -1,356 +1,252 @@
-"""Networks judged on a run's continuous audio: detectors chosen, then curves, rates and misses.
+"""Networks on continuous audio: thresholds are chosen on one part of it, results are of another.
 
-What is reported is of audio that no detector was chosen on: streams made of clips, with the keyword at
-known times; running speech without it; and the keyword mixed into that speech.
+Each fold's network is judged on audio that it never heard: talk of its own group of speakers,
+continuous speech, other words one after another, noise; and on the keyword between words and over
+speech. Counts of all folds are added up.
+
+A fold's threshold is the lowest at which talk gives at most one false accept an hour. That talk
+trained none of the networks that score it, and none of it is talk that the fold is judged on.
 """
 
-import hashlib
 import json
-from collections import Counter, namedtuple
 from dataclasses import asdict, dataclass, replace
-from functools import partial, reduce
-from itertools import product
-from operator import add
-from pathlib import Path
 
 import numpy as np
 import pandas
+import torch
 
-from . import checkpoints, data, events, excerpts, metrics, runs, soundscapes, talk, training
-from .endpoints import RATE_HZ
+from . import events, files, metrics, synth, tracks
+from .architecture import Setting
+from .data import SAMPLE_RATE_HZ, deal
 from .events import Detector, Outcome
-from .soundscapes import Soundscape
-from .streaming import MODES
-from .streams import STREAMED, Streams
+from .experiment import GROUPS, Experiment
+from .features import log_mel_of
+from .streaming import Stream
+from .tracks import Track
+from .windows import window_ends_s
 
-MISSES = (0.02, 0.05, 0.10, 0.20)
-OVER_DB = (20.0, 10.0, 5.0)
-SPEECH_DB = -15.0  # by which speech is lowered before keywords are mixed in, so that hardly one is clipped
-CHOICE_SEED = 1000  # of the stream that detectors are chosen on, none of those that are reported
-# Of equals the first is chosen. The largest smoothing is one too many, so that the choice is not at an end.
-GRID = {"smoothing": (1, 2, 3, 5, 8), "release": (0.6, 0.3, 0.9), "refractory_s": (1.0, 0.5, 2.0)}
+SMOOTHING = (1, 2, 3, 5)  # steps that are tried
+CHOSEN_PER_HOUR = 1.0  # false accepts at which thresholds are chosen
+OVER_DB = (20, 10, 5)  # of the keyword over speech
+NOISE_MINUTES = {"smoke": 0.1, "quick": 0.5, "full": 4}  # of each kind, for each fold
+AROUND = 14  # words before and after the keyword of the demo
+READ_SPEECH = ("talk", "continuous speech")
+FREE = (*READ_SPEECH, "words", "noise")  # of the keyword
+MISSED_SHARE = 0.05  # at which false accepts are stated too
 
 
 @dataclass(frozen=True)
-class Curve:
-    """A DET curve: thresholds, ascending, and the outcome at each."""
+class Demo:
+    """Other words, the keyword, other words. samples: (samples,) int16; start_s, end_s: of the
+    keyword's clip; words: name and start of every clip."""
 
-    thresholds: np.ndarray
-    outcomes: list[Outcome]
-
-    def to_json(self) -> dict:
-        """Exposure, and a row a point: threshold, misses, false accepts."""
-        one = self.outcomes[0]
-        points = [
-            [float(t), o.misses, o.false_accepts] for t, o in zip(self.thresholds, self.outcomes, strict=True)
-        ]
-        return {"words": one.words, "hours": one.hours, "points": points}
-
-    def at(self, index: int) -> dict:
-        return {"threshold": float(self.thresholds[index])} | self.outcomes[index].to_json()
+    samples: np.ndarray
+    start_s: float
+    end_s: float
+    words: list[tuple[str, float]]
 
 
-# Choosing
-
-
-def choose(audio: Streams, settings: list[str]) -> dict[tuple[str, str], dict]:
-    """Chooses a detector for each setting in each mode: the smoothing, release and refractory time
-    with fewest misses, summed over the rates of false accepts that are reported; and its threshold,
-    for at most one false accept an hour, or one in all where there is less than an hour: none at all
-    would be a threshold that nothing reaches. On a stream made of clips of the part that choices are
-    made on, and talk read by voices that no training heard. Settings trained for streams keep their
-    detectors in the checkpoint. Returns (setting, mode) -> the detector's values, `grid`: rows of
-    smoothing, release, refractory time and misses for every one tried, and `words` there were."""
-    keyword = audio.experiment.run.parameters.keyword
-    source = audio.sources(audio.experiment.chosen_on)
-    track = soundscapes.clip_stream(source, audio.plan.choose_hours, CHOICE_SEED)
-    speech = talk.read(keyword, "validation", audio.plan.read_minutes)
-    hours = track.hours + len(speech) / RATE_HZ / 3600
-    own_rate = max(1.0, 1 / hours)
-    chosen = {}
-    heard = audio.hear(settings, np.concatenate([track.samples, speech]))
-    for key, (times, probabilities) in heard.items():
-        tried = {}
-        for values in product(*GRID.values()):
-            detector = Detector(**dict(zip(GRID, values, strict=True)))
+def judge(experiment: Experiment, setting: Setting) -> dict:
+    """Chooses the detectors of a setting and judges it. Writes `streams/SETTING.json` and returns
+    it; the detectors go into the checkpoints."""
+    paths = [experiment.run.checkpoint(setting, fold) for fold in range(len(experiment.folds))]
+    streams = [Stream.load(path) for path in paths]
+    detectors = choose(experiment, streams)
+    heard = {}  # kind of audio -> (detector, times, smoothed, track) of each fold
+    for fold, (path, stream, detector) in enumerate(zip(paths, streams, detectors, strict=True)):
+        files.set_metadata(path, detector=json.dumps(asdict(detector)))
+        audio = free_audio(experiment, fold)
+        for name, track in (audio | keyword_audio(experiment, fold, audio)).items():
+            times, probabilities = stream.score(track.samples, chunk=SAMPLE_RATE_HZ).T
             smoothed = detector.smoothed(probabilities)
-            at, curve = events.drawn(
-                events.thresholds([smoothed], 60),
-                partial(events.det, times, smoothed, track.words, hours, detector),
-                lambda curve: [*_at_rates(curve), events.at_rate(curve, own_rate)],
-                [smoothed],
-            )
-            indices = _at_rates(curve)
-            misses = sum(len(track.words) if n is None else curve[n].misses for n in indices)
-            own = events.at_rate(curve, own_rate)
-            tried[values] = misses, 1.0 if own is None else float(at[own])
-        best = min(tried, key=lambda values: tried[values][0])
-        chosen[key] = asdict(Detector(tried[best][1], *best)) | {
-            "grid": [[*values, misses] for values, (misses, _) in tried.items()],
-            "words": len(track.words),
-        }
-    for setting in settings:
-        if setting.endswith(STREAMED):
-            _keep_detectors(audio.experiment.run.checkpoint(setting), setting, chosen)
-    return chosen
+            heard.setdefault(name, []).append((detector, times, smoothed, track))
+    speech = [part for name in READ_SPEECH for part in heard.get(name, [])]
+    total = {name: _total(parts) for name, parts in heard.items()}
+    free = {name: total[name] for name in FREE if name in total}
+    spoken = {name: total[name] for name in total if name not in FREE and total[name].words}
+    free["read speech"] = _total(speech)
+    curve, at_missed = _curve(heard["between words"], speech)
+    experiment.run.write_streams(setting, {
+        "setting": str(setting),
+        "detectors": [asdict(detector) for detector in detectors],
+        "false_accepts": {name: _false_accepts(outcome) for name, outcome in free.items()},
+        "missed": {name: _missed(outcome) for name, outcome in spoken.items()},
+        "latency_s": _latency(spoken["between words"]),
+        "again": sum(outcome.again for outcome in spoken.values()),
+        "curve": curve,
+        "at_5_percent_missed": at_missed,
+    })  # fmt: skip
+    return experiment.run.streams(setting)
 
 
-def matters(values: dict) -> tuple[int, int]:
-    """By how many misses, over the four rates, release and refractory time matter at the smoothing chosen, and
-    smoothing, but for the largest, at the release and refractory time chosen. values: of a detector, as `choose`
-    gives them."""
-    grid, spans = values["grid"], []
-    own, largest = [values[name] for name in GRID], GRID["smoothing"][-1]
-    for like in (lambda row: row[0] == own[0], lambda row: row[1:3] == own[1:] and row[0] < largest):
-        misses = [row[-1] for row in grid if like(row)]
-        spans.append(max(misses) - min(misses))
-    return tuple(spans)
-
-
-def _keep_detectors(path: Path, setting: str, chosen: dict) -> None:
-    """Writes the detectors into a checkpoint, the mode with fewer misses first."""
-    arrays, metadata = checkpoints.read(path)
-    modes = modes_by_choice(chosen, setting)
-    kept = {mode: asdict(_detector(chosen[setting, mode])) for mode in modes}
-    checkpoints.write(path, arrays, metadata | {"detectors": json.dumps(kept)})
-
-
-def modes_by_choice(chosen: dict, setting: str) -> list[str]:
-    """Modes of a setting, the one with fewer misses where detectors were chosen first."""
-    return sorted(MODES, key=lambda mode: min(row[-1] for row in chosen[setting, mode]["grid"]))
-
-
-def _at_rates(curve: list[Outcome]) -> list[int | None]:
-    return [events.at_rate(curve, rate) for rate in events.RATES_PER_H]
-
-
-def _detector(values: dict) -> Detector:
-    return Detector(**{name: values[name] for name in ("threshold", *GRID)})
-
-
-# Judging
-
-# What is said on a soundscape: words, (words, 2), and hours as there, and who says each word, (words,); when its clips
-# begin, (clips,) seconds, and which word of the corpus each is, (clips,).
-Said = namedtuple("Said", "words hours speakers begins_s names")
-
-
-def judge(audio: Streams, chosen: dict[tuple[str, str], dict], plateaus: dict[str, pandas.DataFrame]) -> None:
-    """Judges each setting and mode on all audio, with the detector that `choose` gave it; writes
-    `streams/SETTING-MODE.json`. plateaus: setting -> as `excerpts.plateaus`, noted beside."""
-    from tqdm import tqdm
-
-    keys = list(chosen)
-    settings = list(dict.fromkeys(setting for setting, _ in keys))
-    offline = {setting: [] for setting in settings}
-    heard, made = {key: [] for key in keys}, []
-    for seed in tqdm(range(audio.plan.seeds), "streams", disable=None):
-        track = audio.stream(seed)
-        for key, rows in audio.hear(settings, track.samples).items():
-            heard[key].append((rows[0], _detector(chosen[key]).smoothed(rows[1])))
-        for setting in settings:
-            offline[setting].append(_offline(audio, setting, track))
-        made.append(_said(audio, track))
-    kind, speech = audio.speech
-    heard_speech = {"kind": kind, "digest": hashlib.sha256(speech.tobytes()).hexdigest()[:16]}
-    of_speech, of_keywords = audio.hear(settings, speech), audio.hear(settings, audio.keywords.samples)
-    mixed = {db: mixed_in(audio, db) for db in OVER_DB}
-    of_mixed = {db: audio.hear(settings, track.samples) for db, track in mixed.items()}
-    drawn = {key: _curves(_detector(chosen[key]), heard[key], made) for key in keys}
-    for key in keys:
-        detector = _detector(chosen[key])
-        curves, pooled = drawn[key]
-        setting, mode = key
-        others = {m: drawn[s, m][1] for s, m in keys if s == setting and m != mode}
-        values = {
-            "detector": chosen[key],
-            "plateau_s": _plateau(plateaus[setting], mode),
-            "clips": _on_clips(curves, pooled, detector, heard[key], made, offline[setting])
-            | {"beside": {m: _beside(pooled, other) for m, other in others.items()}},
-            "speech": heard_speech | on_speech(audio, detector, of_speech[key], of_keywords[key]),
-            "mixed": {
-                str(round(db)): _outcome(detector, *of_mixed[db][key], mixed[db].words, 0.0).to_json()
-                for db in OVER_DB
-            },
-        }
-        path = audio.experiment.run.folder / "streams" / f"{setting}-{mode}.json"
-        runs.write_json(path, {"schema": 1, "setting": setting, "mode": mode, **values})
-
-
-def _said(audio: Streams, soundscape: Soundscape) -> Said:
-    corpus = audio.experiment.corpus
-    return Said(
-        soundscape.words,
-        soundscape.hours,
-        corpus.speakers[soundscape.word_clips],
-        soundscape.clips / RATE_HZ,
-        corpus.words[soundscape.which],
-    )
-
-
-def mixed_in(audio: Streams, over_db: float) -> Soundscape:
-    """The reported clips of the keyword mixed into `Streams.speech`, lowered, so many dB above it."""
-    lowered = np.round(audio.speech[1] * 10 ** (SPEECH_DB / 20)).astype(np.int16)
-    return soundscapes.mixed_stream(lowered, audio.sources(audio.experiment.part), 0, over_db)
-
-
-def result(audio: Streams, setting: str, mode: str) -> dict:
-    """What `judge` wrote, or `MissingStageError`."""
-    return json.loads(audio.experiment.run.needed("streams", f"{setting}-{mode}", "json").read_text())
-
-
-def _on_clips(curves, pooled, detector, heard, made, offline) -> dict:
-    """Results on the streams made of clips: DET; its points at the reported rates, with misses of each stream
-    and over speakers, what offline scoring misses, and how much more the stream does, over speakers too, both
-    thresholds held; and what the chosen detector does."""
-    rates, speakers = {}, np.concatenate([said.speakers for said in made])
-    for rate in events.RATES_PER_H:
-        indices = [events.at_rate(curve.outcomes, rate) for curve in (pooled, *curves)]
-        if None in indices:
-            rates[str(rate)] = None
-            continue
-        missed = ~np.array(pooled.outcomes[indices[0]].hit)
-        missed_offline = _missed_offline(offline, rate)
-        more = missed.astype(float) - missed_offline
-        of_each = [curve.outcomes[n] for curve, n in zip(curves, indices[1:], strict=True)]
-        rates[str(rate)] = pooled.at(indices[0]) | {
-            "miss_rate_of_each": [o.misses / o.words for o in of_each],
-            "miss_rate_over_speakers": metrics.mean_interval(missed, speakers),
-            "offline_miss_rate": float(missed_offline.mean()),
-            "offline_miss_rate_of_each": [float(_missed_offline([one], rate).mean()) for one in offline],
-            "more_than_offline": [float(more.mean()), *metrics.mean_interval(more, speakers)],
-            "taken": _taken(replace(detector, threshold=pooled.thresholds[indices[0]]), heard, made),
-        }
-    at_chosen = [
-        _outcome(detector, times, None, said.words, said.hours, smoothed)
-        for (times, smoothed), said in zip(heard, made, strict=True)
-    ]
-    return {
-        "streams": len(curves),
-        "det": pooled.to_json(),
-        "det_of_each": [c.to_json() for c in curves],
-        "at_rate": rates,
-        "chosen": reduce(add, at_chosen).to_json(),
-    }
-
-
-def _beside(pooled: Curve, other: Curve) -> dict | None:
-    """Of the keywords on the streams, how many one mode hits and another misses, each at one false accept an
-    hour; None where one of them has no such point."""
-    indices = [events.at_rate(curve.outcomes, 1.0) for curve in (pooled, other)]
-    if None in indices:
-        return None
-    mine, its = (np.array(c.outcomes[n].hit, bool) for c, n in zip((pooled, other), indices, strict=True))
-    parts = {"both": mine & its, "alone": mine & ~its, "other": its & ~mine, "neither": ~mine & ~its}
-    return {name: int(np.sum(part)) for name, part in parts.items()}
-
-
-def _taken(detector: Detector, heard: list[tuple], made: list[Said]) -> dict[str, int]:
-    """Word -> at how many false accepts it was heard, most first: that of the clip which begins nearest to a
-    second before; between two words it may be the other one. heard, made: as of `_curves`."""
-    words = Counter()
-    for (times, smoothed), said in zip(heard, made, strict=True):
-        found_s = times[detector.find(times, smoothed)]
-        of_words = events.hits(found_s, said.words)
-        for at_s in np.delete(found_s, of_words[of_words >= 0]):
-            words[str(said.names[np.argmin(np.abs(said.begins_s - (at_s - 1)))])] += 1
-    return dict(words.most_common())
-
-
-def _curves(detector: Detector, heard: list[tuple], made: list[Said]) -> tuple[list[Curve], Curve]:
-    """DET curves of streams, and of all of them together, at the same thresholds. heard: times and
-    smoothed probabilities of each; made: what is said there."""
-    smoothed = [values for _, values in heard]
-
-    def outcomes(at: np.ndarray) -> tuple[list[list[Outcome]], list[Outcome]]:
-        each = [
-            events.det(times, values, said.words, said.hours, detector, at)
-            for (times, values), said in zip(heard, made, strict=True)
+def choose(experiment: Experiment, streams: list[Stream]) -> list[Detector]:
+    """The detector of each fold. All have the smoothing that misses fewest keywords of training
+    clips between words at the thresholds that it leads to."""
+    talk, words = [], []  # of each fold, rows (steps, 2) and what they are of
+    for fold, stream in enumerate(streams):
+        group = experiment.talk_groups[(fold + 1) % GROUPS]
+        talk.append([stream.score(samples) for samples in group.values()])
+        track = tracks.between_words(_some(experiment.material(fold, "train"), 100), 1)
+        words.append((stream.score(track.samples), track))
+    tried = []
+    for smoothing in SMOOTHING:
+        detectors = [_detector(talk, fold, smoothing) for fold in range(len(streams))]
+        outcomes = [
+            _outcome(d, rows[:, 0], d.smoothed(rows[:, 1]), track)
+            for d, (rows, track) in zip(detectors, words, strict=True)
         ]
-        return each, [reduce(add, of_seeds) for of_seeds in zip(*each, strict=True)]
-
-    def reported(curves: tuple[list[list[Outcome]], list[Outcome]]) -> list[int | None]:
-        each, pooled = curves
-        return [n for curve in (pooled, *each) for n in _at_rates(curve)]
-
-    at, (each, pooled) = events.drawn(events.thresholds(smoothed, 100), outcomes, reported, smoothed)
-    return [Curve(at, curve) for curve in each], Curve(at, pooled)
+        tried.append((sum(outcome.misses for outcome in outcomes), smoothing, detectors))
+    return min(tried, key=lambda row: row[:2])[2]
 
 
-def on_speech(audio: Streams, detector: Detector, of_speech: tuple, of_keywords: tuple) -> dict:
-    """False accepts on `Streams.speech` over misses of `Streams.keywords`, each as `Streams.hear` gives
-    them: `det`, `at_misses` (share -> point, or None where it is not reached), `at_rate` (false accepts an hour ->
-    point, likewise) and `chosen`. Points of `at_misses` have `over_speakers` as well, the rate's interval over the
-    speakers of the keywords."""
-    smoothed = detector.smoothed(of_speech[1]), detector.smoothed(of_keywords[1])
-    hours = len(audio.speech[1]) / RATE_HZ / 3600
-    said = _said(audio, audio.keywords)
-
-    def outcomes(at: np.ndarray) -> list[Outcome]:
-        false = events.det(of_speech[0], smoothed[0], np.zeros((0, 2)), hours, detector, at)
-        missed = events.det(of_keywords[0], smoothed[1], said.words, 0.0, detector, at)
-        return [f + replace(m, false_accepts=0) for f, m in zip(false, missed, strict=True)]
-
-    def reported(curve: list[Outcome]) -> list[int | None]:
-        return [events.at_misses(curve, share) for share in MISSES]
-
-    def near(curve: list[Outcome]) -> list[int | None]:
-        return reported(curve) + _at_rates(curve)
-
-    at = np.union1d(events.thresholds(smoothed[:1], 100), events.thresholds(smoothed[1:], 100))
-    curve = Curve(*events.drawn(at, outcomes, near, smoothed))
-    reached = {}
-    for share, index in zip(MISSES, reported(curve.outcomes), strict=True):
-        reached[str(share)] = None
-        if index is not None:
-            over = events.at_misses_over(curve.outcomes, share, said.speakers)
-            reached[str(share)] = curve.at(index) | {"over_speakers": over}
-    at_rate = {
-        str(rate): None if index is None else curve.at(index)
-        for rate, index in zip(events.RATES_PER_H, _at_rates(curve.outcomes), strict=True)
-    }
-    false = _outcome(detector, of_speech[0], None, np.zeros((0, 2)), hours, smoothed[0])
-    missed = _outcome(detector, of_keywords[0], None, said.words, 0.0, smoothed[1])
-    chosen = false + replace(missed, false_accepts=0)
-    return {
-        "det": curve.to_json(),
-        "at_misses": reached,
-        "at_rate": at_rate,
-        "chosen": chosen.to_json(),
-    }
+def _detector(talk: list[list[np.ndarray]], fold: int, smoothing: int) -> Detector:
+    """talk: what network n made of talk of group n + 1; what is of the fold's own group is left
+    out."""
+    rows = [rows for n, of_n in enumerate(talk) if (n + 1) % GROUPS != fold for rows in of_n]
+    smooth = Detector(smoothing=smoothing)
+    scored = [(r[:, 0], smooth.smoothed(r[:, 1])) for r in rows if len(r)]
+    if not scored:
+        return smooth
+    hours = sum(times[-1] for times, _ in scored) / 3600
+    threshold = events.threshold_at(scored, int(CHOSEN_PER_HOUR * hours))
+    return replace(smooth, threshold=min(threshold, 1.0))
 
 
-def _outcome(detector, times, probabilities, words, hours, smoothed=None) -> Outcome:
-    smoothed = detector.smoothed(probabilities) if smoothed is None else smoothed
-    return events.outcome(times[detector.find(times, smoothed)], words, hours)
+def free_audio(experiment: Experiment, fold: int) -> dict[str, Track]:
+    """Audio without the keyword that the fold's network is judged on, by kind."""
+    seed = 1000 * experiment.parameters.seed + fold
+    found = {"talk": _track(experiment.talk_groups[fold].values())}
+    if experiment.speech:
+        speakers = experiment.speech.speakers
+        group_of = deal(speakers, len(experiment.folds))
+        found["continuous speech"] = _track([s for n, s in speakers.items() if group_of[n] == fold])
+    found["words"] = tracks.join_words(experiment.material(fold, "test"), seed)
+    minutes = NOISE_MINUTES[experiment.parameters.profile]
+    found["noise"] = _track(synth.noises(minutes, 500 + seed).values())
+    return {name: track for name, track in found.items() if len(track.samples)}
 
 
-def _offline(audio: Streams, setting: str, track: Soundscape) -> tuple[np.ndarray, np.ndarray, float]:
-    """Labels and scores of the clips on a track, each scored alone where it lies; and the hours."""
-    model, length = audio.experiment.load(setting), data.CLIP_SAMPLES
-    clips = np.lib.stride_tricks.sliding_window_view(track.samples, length)[track.clips]
-    features = type(audio.experiment.features)(clips, [], model.architecture.front_end)
-    scores = training.probabilities(model, features, np.arange(len(clips)))
-    return track.labels, scores, track.hours
+def keyword_audio(experiment: Experiment, fold: int, free: dict[str, Track]) -> dict[str, Track]:
+    """Audio in which the fold's network has to find the keyword, by kind; free: `free_audio`."""
+    material, seed = experiment.material(fold, "test"), 1000 * experiment.parameters.seed + fold
+    speech = np.concatenate([free[name].samples for name in READ_SPEECH if name in free])
+    found = {"between words": tracks.between_words(material, seed)}
+    for over_db in OVER_DB:
+        name = f"{over_db} dB over speech"
+        found[name] = tracks.over_speech(speech, material, over_db, seed)
+    return found
 
 
-def _missed_offline(offline, rate: float) -> np.ndarray:
-    """(words,) whether offline scoring of the clips misses each keyword with at most so many false accepts an
-    hour."""
-    labels, scores = (np.concatenate([of[n] for of in offline]) for n in (0, 1))
-    allowed = int(rate * sum(hours for *_, hours in offline) * (1 + 1e-12))
-    others = np.sort(scores[labels == 0])[::-1]
-    threshold = others[allowed] if allowed < len(others) else -1.0
-    return scores[labels == 1] <= threshold
+def _track(recordings) -> Track:
+    samples = np.concatenate([np.zeros(0, np.int16), *recordings])
+    return Track(samples, np.zeros((0, 2)), np.zeros(0, int))
 
 
-def _plateau(table: pandas.DataFrame, mode: str) -> dict:
-    """How much later than offline the probability falls after a keyword: median, longest, tracks, and
-    the share of them within the target. table: of `excerpts.plateaus`."""
-    longer = excerpts.longer(table, mode)
-    return {
-        "median": float(longer.median()),
-        "longest": float(longer.max()),
-        "tracks": len(longer),
-        f"within_{events.PLATEAU_S}": float((longer <= events.PLATEAU_S + 1e-9).mean()),
-    }
+def _some(material: tracks.Material, count: int) -> tracks.Material:
+    return replace(material, keyword=np.random.default_rng(0).permutation(material.keyword)[:count])
+
+
+def _outcome(detector: Detector, times, smoothed, track: Track) -> Outcome:
+    return events.outcome(times[detector.find(times, smoothed)], track.words, track.hours)
+
+
+def _total(parts: list[tuple], threshold: float | None = None) -> Outcome:
+    """The outcome of all folds, at their own thresholds or at one for all."""
+    total = Outcome((), 0, 0.0, ())
+    for detector, times, smoothed, track in parts:
+        own = detector if threshold is None else replace(detector, threshold=threshold)
+        total += _outcome(own, times, smoothed, track)
+    return total
+
+
+def _false_accepts(outcome: Outcome) -> dict:
+    count, hours = outcome.false_accepts, outcome.hours
+    low, high = metrics.poisson_interval(count, hours)
+    stated = {"count": count, "hours": hours, "per_hour": count / hours}
+    return stated | {"low": low, "high": high}
+
+
+def _missed(outcome: Outcome) -> dict:
+    misses, words = outcome.misses, outcome.words
+    low, high = metrics.binomial_interval(misses, words)
+    stated = {"count": misses, "words": words, "share": misses / words}
+    return stated | {"low": low, "high": high}
+
+
+def _latency(outcome: Outcome) -> dict:
+    if not outcome.latencies_s:
+        return {"median": None, "p95": None}
+    median, p95 = np.quantile(outcome.latencies_s, [0.5, 0.95])
+    return {"median": float(median), "p95": float(p95)}
+
+
+def _curve(spoken: list[tuple], speech: list[tuple]) -> tuple[dict, dict | None]:
+    """Share missed and false accepts an hour at thresholds that are the same for all folds; and the
+    false accepts at the highest of them that misses at most 5 %, None where none does."""
+    curve, at_missed = {"threshold": [], "missed": [], "false_accepts_per_hour": []}, None
+    for threshold in (1 / (1 + np.exp(-np.linspace(-4, 12, 97)))).tolist():
+        missed, accepts = (_total(parts, threshold) for parts in (spoken, speech))
+        share, stated = missed.misses / missed.words, _false_accepts(accepts)
+        for values, value in zip(
+            curve.values(), (threshold, share, stated["per_hour"]), strict=True
+        ):
+            values.append(value)
+        if share <= MISSED_SHARE:
+            at_missed = {"threshold": threshold} | stated
+    return curve, at_missed
+
+
+# The study's experiment: one GRU whose state runs on, beside windows that each begin afresh.
+
+
+def demo(experiment: Experiment, fold: int = 0, seed: int = 0) -> Demo:
+    """Half a minute of tested clips, a clip of the keyword in the middle."""
+    material = experiment.material(fold, "test")
+    generator = np.random.default_rng([experiment.parameters.seed, 31, seed])
+    others = generator.choice(
+        material.others, 2 * AROUND, replace=len(material.others) < 2 * AROUND
+    )
+    order = np.insert(others, AROUND, generator.choice(material.keyword))
+    names = experiment.corpus.words[order].tolist()
+    words = [(name, float(second)) for second, name in enumerate(names)]
+    samples = material.clips[order].reshape(-1)
+    return Demo(samples, float(AROUND), float(AROUND + 1), words)
+
+
+def offline(model: torch.nn.Module, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds of the last frame and probability of every window of (samples,) int16, scored in
+    torch: (windows,) each."""
+    with torch.inference_mode():
+        log_mels = log_mel_of(samples[None], model.architecture.front_end)
+        logits = model.windows(log_mels)[0].double()
+    times = window_ends_s(model.architecture, len(samples))
+    return times, torch.softmax(logits, dim=1)[:, 1].numpy()
+
+
+def carried(model: torch.nn.Module, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds of the last frame and probability at every step, the study's way: one GRU runs on
+    from the start, attention sees its outputs of the last second: (steps,) each."""
+    a, front_end = model.architecture, model.architecture.front_end
+    with torch.inference_mode():
+        log_mels = log_mel_of(samples[None], front_end)
+        logits = model.carried(log_mels)[0].double()
+    last = np.arange(len(logits)) * a.stride[1] + a.kernel[1] - 1
+    times = last * front_end.hop_samples / front_end.sample_rate_hz
+    return times, torch.softmax(logits, dim=1)[:, 1].numpy()
+
+
+def plateaus(experiment: Experiment, setting: Setting, count: int = 20) -> pandas.DataFrame:
+    """A row a clip of the keyword, between other words: seconds for which the probability stays
+    over the threshold after the clip's end, by windows and carried. The threshold is the one that
+    accepts 1 in 1,000 tested clips of other words."""
+    scores = experiment.scores(setting)
+    threshold = metrics.threshold_at(scores["labels"], scores["probabilities"])
+    model, rows = experiment.load(setting), []
+    for seed in range(count):
+        track = demo(experiment, seed=seed)
+        row = {}
+        for name, scored in (("window_s", offline), ("carried_s", carried)):
+            times, probabilities = scored(model, track.samples)
+            row[name] = events.plateau_s(times, probabilities, threshold, track.end_s)
+        rows.append(row)
+    return pandas.DataFrame(rows)

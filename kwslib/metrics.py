@@ -1,194 +1,190 @@
 """What a keyword spotter is judged by. Arrays in, numbers out; no models, no files.
 
-Conventions. `labels` is (clips,) of 0 and 1, 1 being the keyword; `scores` is (clips,), the
-keyword's probability, from 0 to 1. A clip is accepted when its score is at least the threshold.
-A *false accept* is an accepted clip of another word, a *false reject* (a *miss*) a rejected clip of
-the keyword. Two kinds of rate occur and are never mixed: *shares* divide by all clips, as the
-reference study does; *rates* divide by the clips of the class that can go wrong.
+`labels` is (clips,) of 0 and 1, 1 being the keyword; `scores` is (clips,), the keyword's
+probability. A clip is accepted when its score is at least the threshold. A *false accept* is an
+accepted clip of another word, a *miss* a rejected clip of the keyword.
 
-`au_fa_fr` scales with the share of positives, so it compares within a corpus only; `one_minus_auc`
-compares across corpora. `share_factor` is the exchange rate.
+A measure is `measure(labels, scores, weights=None)`. weights, (..., clips), say how often each clip
+counts (None: once), and the result has the shape (...): so the bootstrap needs no copies of clips.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
+REPLICATES, CHUNK = 1000, 25  # of the bootstrap; a chunk is computed at once and fits a cache
+ROUNDING = 1 + 1e-12  # 0.29 * 100 is 28.999..
 
-def validate(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Labels as bool and scores as float64, or `ValueError` saying what is wrong with them."""
+
+class Estimate(NamedTuple):
+    """A value with its 95 % interval; low and high are None where none can be stated."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+def _validate(labels, scores) -> tuple[np.ndarray, np.ndarray]:
     labels, scores = np.asarray(labels), np.asarray(scores, dtype=np.float64)
     if labels.ndim != 1 or labels.shape != scores.shape:
         raise ValueError(f"labels {labels.shape} and scores {scores.shape} must be (clips,) alike")
-    if not np.isin(labels, (0, 1)).all():
-        raise ValueError("labels must be 0 or 1")
-    if not (np.isfinite(scores).all() and (scores >= 0).all() and (scores <= 1).all()):
+    if not set(np.unique(labels)) == {0, 1}:
+        raise ValueError("labels must be 0 and 1: clips of the keyword and of other words")
+    if not ((scores >= 0) & (scores <= 1)).all():  # NaN fails too
         raise ValueError("scores must be probabilities from 0 to 1")
-    labels = labels.astype(bool)
-    if not labels.any() or labels.all():
-        raise ValueError("both clips of the keyword and clips of other words are needed")
-    return labels, scores
+    return labels.astype(bool), scores
 
 
-def share_factor(positives: int, negatives: int) -> float:
-    """P N / (P + N)^2: what turns 1 - AUC into au_fa_fr."""
-    return positives * negatives / (positives + negatives) ** 2
+def error_curve(labels, scores, weights=None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Thresholds 0, every distinct score, 1, and the next float, at which nothing is accepted, in
+    ascending order, (points,), with counts of false accepts and misses at each, (..., points)."""
+    labels, scores = _validate(labels, scores)
+    weights = np.ones(len(scores), int) if weights is None else np.asarray(weights)
+    thresholds = np.unique(np.concatenate([scores, [0.0, 1.0, np.nextafter(1, 2)]]))
+    below = []
+    for mine in (~labels, labels):  # the weight of clips that score below each threshold
+        order = np.flatnonzero(mine)[np.argsort(scores[mine])]
+        sums = np.zeros((*weights.shape[:-1], len(order) + 1), weights.dtype)
+        np.cumsum(weights[..., order], axis=-1, out=sums[..., 1:])
+        below.append(sums[..., np.searchsorted(scores[order], thresholds)])
+    return thresholds, below[0][..., -1:] - below[0], below[1]
 
 
-def error_curve(labels, scores) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Thresholds 0, every distinct score, 1, ascending; at each the false accepts and false rejects.
-
-    Returns thresholds, false_accepts, false_rejects: (points,) each, the latter two counts.
-    """
-    labels, scores = validate(labels, scores)
-    thresholds = np.unique(np.concatenate([[0.0], scores, [1.0]]))
-    positive, negative = np.sort(scores[labels]), np.sort(scores[~labels])
-    false_accepts = len(negative) - np.searchsorted(negative, thresholds, side="left")
-    false_rejects = np.searchsorted(positive, thresholds, side="left")
-    return thresholds, false_accepts, false_rejects
+def _point(false_accepts, false_accept_rate: float) -> np.ndarray:
+    """(..., 1) first point at which at most that share of the other words' clips is accepted."""
+    allowed = false_accept_rate * false_accepts[..., :1] * ROUNDING
+    return np.argmax(false_accepts <= allowed, axis=-1, keepdims=True)
 
 
-def au_fa_fr(labels, scores) -> float:
-    """Area under false rejects over false accepts, both as shares of all clips. O(N log N).
+def missed(labels, scores, false_accept_rate: float = 1e-3, weights=None):
+    """Lowest share, 0 to 1, of the keyword's clips missed while at most `false_accept_rate` of the
+    other words' clips are accepted. It comes first: it is what a user feels."""
+    _, false_accepts, misses = error_curve(labels, scores, weights)
+    point = _point(false_accepts, false_accept_rate)
+    return np.take_along_axis(misses, point, axis=-1)[..., 0] / misses[..., -1]
+
+
+def threshold_at(labels, scores, false_accept_rate: float = 1e-3) -> float:
+    """The threshold that `missed` is at. It is just above 1, so that it rejects everything, where
+    too many other clips score exactly 1."""
+    thresholds, false_accepts, _ = error_curve(labels, scores)
+    return float(thresholds[_point(false_accepts, false_accept_rate)[0]])
+
+
+def au_fa_fr(labels, scores, weights=None):
+    """Area under false rejects over false accepts, both as shares of all n clips: the study's
+    measure, by trapezoids over the thresholds 0, every score, 1.
 
         sum over neighbouring thresholds of (FA_i - FA_j) / n * (FR_i + FR_j) / (2 n)
 
-    The reference study's measure, by trapezoids over the thresholds 0, every score, 1. Save at the
-    ends it is (1 - AUC) * P N / (P + N)^2 with ties split.
+    But for clips that score exactly 1 it is (1 - AUC) * P N / (P + N)^2, so it scales with the
+    share of positives and compares within a corpus only.
     """
-    _, false_accepts, false_rejects = error_curve(labels, scores)
-    widths = -np.diff(false_accepts)
-    heights = (false_rejects[1:] + false_rejects[:-1]) / 2
-    return float(np.sum(widths * heights)) / len(np.asarray(labels)) ** 2
+    _, false_accepts, misses = error_curve(labels, scores, weights)
+    clips = false_accepts[..., 0] + misses[..., -1]
+    return np.trapezoid(misses[..., :-1], -false_accepts[..., :-1]) / clips**2
 
 
-def outranked(labels, scores) -> np.ndarray:
-    """(positives,) share of the other words' clips that score above each clip of the keyword; ties half."""
-    labels, scores = validate(labels, scores)
-    positive, negative = scores[labels], np.sort(scores[~labels])
-    below = np.searchsorted(negative, positive, side="left")
-    at_most = np.searchsorted(negative, positive, side="right")
-    return (len(negative) - (below + at_most) / 2) / len(negative)
-
-
-def one_minus_auc(labels, scores) -> float:
+def one_minus_auc(labels, scores, weights=None):
     """Chance that a random clip of another word scores above a random clip of the keyword.
 
     (pairs with negative > positive + half the pairs that tie) / (P N)
     """
-    return float(outranked(labels, scores).mean())
+    _, false_accepts, misses = error_curve(labels, scores, weights)
+    return np.trapezoid(misses, -false_accepts) / (false_accepts[..., 0] * misses[..., -1])
 
 
-def error_ratio(labels, scores, other_scores) -> float:
-    """au_fa_fr over that of other scores of the same clips, which is the ratio of 1 - AUC too; where those make no
-    error, infinite, or NaN if these make none either."""
-    mine, theirs = au_fa_fr(labels, scores), au_fa_fr(labels, other_scores)
-    if theirs:
-        return mine / theirs
-    return float("inf") if mine else float("nan")
+def estimate(measure: Callable, labels, scores, speakers) -> Estimate:
+    """A measure with its 95 % interval: percentiles over resampled speakers, whose clips stay
+    together (Efron 1979). No interval for one speaker, or where every replicate is the same.
 
-
-def miss_rate_at(labels, scores, false_accept_rate: float = 1e-3) -> float:
-    """Lowest share of the keyword's clips missed while at most `false_accept_rate` of the other
-    words' clips are accepted."""
-    _, false_accepts, false_rejects = error_curve(labels, scores)
-    positives = int(np.sum(labels))
-    negatives = len(np.asarray(labels)) - positives
-    allowed = false_accepts <= false_accept_rate * negatives * (1 + 1e-12)  # 0.29 * 100 is 28.999..
-    if not allowed.any():  # a negative scores exactly 1: only rejecting everything is left
-        return 1.0
-    return float(false_rejects[allowed].min()) / positives
-
-
-def fewest_errors_threshold(labels, scores) -> float:
-    """Threshold with the fewest false accepts and false rejects together; halfway between the two
-    scores that it separates, so that clips beside them fall on the right side."""
-    thresholds, false_accepts, false_rejects = error_curve(labels, scores)
-    best = int(np.argmin(false_accepts + false_rejects))
-    below = thresholds[best - 1] if best > 0 else 0.0
-    middle = (below + thresholds[best]) / 2
-    return float(middle if middle > below else thresholds[best])  # neighbouring floats have no middle
-
-
-def confusion(labels, scores, threshold: float) -> dict[str, int]:
-    """Counts of hits, misses, false accepts and correct rejects at a threshold."""
-    labels, scores = validate(labels, scores)
-    accepted = scores >= threshold
-    return {
-        "hits": int(np.sum(labels & accepted)),
-        "misses": int(np.sum(labels & ~accepted)),
-        "false_accepts": int(np.sum(~labels & accepted)),
-        "correct_rejects": int(np.sum(~labels & ~accepted)),
-    }
-
-
-def bootstrap(
-    measure: Callable[..., float],
-    labels,
-    *scores,
-    groups=None,
-    replicates: int = 1000,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """95 % percentile interval of `measure(labels, *scores)` over resampled groups of clips.
-
-    labels, each of scores: (clips,); groups: (clips,) of anything that sorts, for instance
-    speakers, whose clips stay together (None: every clip by itself). Several scores of the same
-    clips are resampled as pairs, which is what a ratio of two models needs. Replicates without a
-    clip of either class, and those where the measure is not a number, are left out; an infinite one
-    (a ratio to no error) counts as the largest. Efron 1979.
+    The bootstrap of no errors is 0 to 0, so the interval of `missed` is at least the exact one of
+    its counts. labels, scores, speakers: (clips,).
     """
-    labels, scores = np.asarray(labels), [np.asarray(s) for s in scores]
-    groups = np.arange(len(labels)) if groups is None else np.asarray(groups)
-    if any(len(values) != len(labels) for values in (groups, *scores)):
-        raise ValueError("labels, scores and groups must have the same length")
+    labels, scores = _validate(labels, scores)
+    exact, clips = [], int(labels.sum())
+    if measure is missed:
+        exact = [binomial_interval(round(missed(labels, scores) * clips), clips)]
+    return _bootstrap(partial(measure, labels, scores), labels, speakers, exact)
+
+
+def ratio(measure: Callable, labels, scores, reference_scores, speakers) -> Estimate:
+    """A measure divided by that of other scores of the same clips, on the same resampled speakers:
+    0.5 is half the errors. NaN without an interval where the reference makes no error.
+
+    The interval of `missed` is at least the exact one, given the clips that only one of the two
+    misses (McNemar 1947). labels, scores, reference_scores, speakers: (clips,).
+    """
+    labels, scores = _validate(labels, scores)
+    _, reference_scores = _validate(labels, reference_scores)
+
+    def divided(weights=None):
+        mine, other = (measure(labels, s, weights=weights) for s in (scores, reference_scores))
+        return np.divide(mine, other)
+
+    with np.errstate(divide="ignore", invalid="ignore"):
+        exact = _exact_ratio(labels, scores, reference_scores) if measure is missed else []
+        return _bootstrap(divided, labels, speakers, exact)
+
+
+def _exact_ratio(labels, scores, reference_scores) -> list[tuple[float, float]]:
+    """The exact interval of a ratio of misses, or [] where both miss the same clips."""
+    mine, other = (s[labels] < threshold_at(labels, s) for s in (scores, reference_scores))
+    both, only = np.sum(mine & other), np.sum(mine != other)
+    if only == 0:
+        return []
+    shares = np.array(binomial_interval(int(np.sum(mine & ~other)), int(only)))
+    return [tuple((both + shares * only) / (both + (1 - shares) * only))]
+
+
+def verdict(estimate: Estimate) -> str:
+    """What the interval of a `ratio` says of the network: "better", "worse" or "cannot tell"."""
+    if estimate.low is None or estimate.low <= 1 <= estimate.high:
+        return "cannot tell"
+    return "better" if estimate.high < 1 else "worse"
+
+
+def _bootstrap(statistic: Callable, labels, speakers, exact: list) -> Estimate:
+    """statistic(weights=None) with percentiles 2.5 and 97.5 over resampled speakers, widened to the
+    exact interval if there is one. Replicates that lack a class or are 0 / 0 are left out."""
+    _, speaker = np.unique(speakers, return_inverse=True)
+    if speaker.shape != labels.shape:
+        raise ValueError(f"speakers {speaker.shape} must be (clips,) like labels {labels.shape}")
+    value, count, generator = float(statistic()), speaker.max() + 1, np.random.default_rng(0)
+    if not np.isfinite(value):
+        return Estimate(float("nan"), None, None)
+    if count < 2:
+        return Estimate(value, None, None)
     values = []
-    for clips in resampled(groups, replicates, seed):
-        if 0 < labels[clips].sum() < len(clips):
-            values.append(measure(labels[clips], *(s[clips] for s in scores)))
-    values = np.asarray(values, dtype=float)
-    values = values[~np.isnan(values)]
-    if not len(values):
-        return float("nan"), float("nan")
-    low = np.quantile(values, 0.025, method="lower")
-    return float(low), float(np.quantile(values, 0.975, method="higher"))
-
-
-def mean_interval(values, groups, replicates: int = 1000, seed: int = 0) -> tuple[float, float]:
-    """95 % percentile interval of the mean of values (n,) over resampled groups, (n,) of anything that sorts,
-    for instance speakers, whose values stay together. Efron 1979."""
-    values, groups = np.asarray(values, float), np.asarray(groups)
-    if len(values) != len(groups):
-        raise ValueError("values and groups must have the same length")
-    means = [values[drawn].mean() for drawn in resampled(groups, replicates, seed)]
-    low = np.quantile(means, 0.025, method="lower")
-    return float(low), float(np.quantile(means, 0.975, method="higher"))
-
-
-def resampled(groups: np.ndarray, replicates: int, seed: int) -> Iterator[np.ndarray]:
-    """Positions in `groups` for each replicate: as many groups as there are, drawn with replacement, each with
-    all that is in it."""
-    _, index = np.unique(groups, return_inverse=True)
-    order = np.argsort(index, kind="stable")
-    members = np.split(order, np.cumsum(np.bincount(index))[:-1])
-    generator = np.random.default_rng(seed)
-    for _ in range(replicates):
-        drawn = generator.integers(len(members), size=len(members))
-        yield np.concatenate([members[g] for g in drawn])
+    for _ in range(REPLICATES // CHUNK):
+        drawn = generator.multinomial(count, np.full(count, 1 / count), size=CHUNK)
+        weights = drawn[:, speaker]  # (replicates, clips)
+        keyword = weights[:, labels].sum(axis=1)
+        weights = weights[(keyword > 0) & (keyword < weights.sum(axis=1))]
+        values.extend(statistic(weights=weights))
+    values = np.sort(values)[: np.sum(~np.isnan(values))]  # NaN are sorted to the end
+    if len(values) and values[0] < values[-1]:
+        low = np.quantile(values, 0.025, method="lower")
+        exact = [*exact, (low, np.quantile(values, 0.975, method="higher"))]
+    if not exact:
+        return Estimate(value, None, None)
+    lows, highs = zip(*exact, strict=True)
+    return Estimate(value, float(min(lows)), float(max(highs)))
 
 
 def poisson_interval(count: int, exposure: float) -> tuple[float, float]:
-    """Exact 95 % interval of a rate of which `count` events were seen in `exposure` (Garwood 1936)."""
-    from scipy.special import gammaincinv
+    """Exact 95 % interval of a rate, `count` events in `exposure` (Garwood 1936). For 0 events the
+    usual one-sided bound is 3.0 / exposure; the two-sided one here is 3.7 / exposure."""
+    from scipy.stats import chi2
 
-    low = gammaincinv(count, 0.025) if count else 0.0
-    return float(low / exposure), float(gammaincinv(count + 1, 0.975) / exposure)
+    low = chi2.ppf(0.025, 2 * count) / 2 if count else 0.0
+    return float(low / exposure), float(chi2.ppf(0.975, 2 * count + 2) / 2 / exposure)
 
 
 def binomial_interval(count: int, trials: int) -> tuple[float, float]:
-    """Exact 95 % interval of a share of which `count` of `trials` were seen (Clopper and Pearson 1934)."""
-    from scipy.special import betaincinv
+    """Exact 95 % interval of a share, `count` of `trials` (Clopper and Pearson 1934)."""
+    from scipy.stats import binomtest
 
-    low = betaincinv(count, trials - count + 1, 0.025) if count else 0.0
-    high = betaincinv(count + 1, trials - count, 0.975) if count < trials else 1.0
-    return float(low), float(high)
+    return tuple(map(float, binomtest(count, trials).proportion_ci(0.95, "exact")))

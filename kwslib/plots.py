@@ -1,315 +1,253 @@
-"""One function a figure: arrays in, figure out; colours that survive print and colour blindness.
+"""One function a figure: arrays in, figure out.
 
-`show` saves a figure and displays it with its alternative text. A setting keeps its colour through
-all notebooks; a int8 version has its float model's colour and another marker.
+Figures are as wide as a phone shows at 9 pixels a letter. A network keeps its colour through all
+notebooks, and curves have their names beside them. Names are plain text: `$` means nothing.
 """
-
-import io
-from base64 import b64encode
-from html import escape
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-import seaborn as sns
+from matplotlib.text import Text
+from matplotlib.ticker import LogLocator
+from matplotlib.transforms import Bbox
 
-from . import metrics
-from .checkpoints import write_atomic
+from .architecture import SETTINGS, Architecture
+from .display import span
 
-_COLOURS = dict(
-    zip(("baseline", "student1", "student2", "student3"), sns.color_palette("colorblind", 4), strict=True)
-)
-_MARKERS = {"": "o", "-int8-dynamic": "s", "-int8-static": "D", "-labels": "X", "-stream": "P"}
-GREY = "0.45"
-INK, RED = "0.2", "#b2182b"
-
-
-def style() -> None:
-    """The look of every figure; called once, at a notebook's top."""
-    sns.set_theme(
-        context="notebook",
-        style="whitegrid",
-        palette="colorblind",
-        rc={"figure.dpi": 110, "savefig.dpi": 150, "axes.titlelocation": "left", "figure.figsize": (8, 4)},
-    )
-
-
-def colour(setting: str):
-    """The colour of a setting's network."""
-    return _COLOURS.get(setting.split("-")[0], GREY)
+WIDTH_IN, RATE_HZ, HOP_S = 5.6, 16000, 0.01
+INK, GREY, RED, SHADE = "0.15", "0.5", "#b2182b", "#fde0c0"
+OTHERS = ("#0072b2", "#aa4499", "#009e73", "#d55e00", "#56b4e9", "0.4")
+COLOURS = dict(zip(("baseline", "student1", "student2", "student3"), OTHERS, strict=False))
+RC = {"text.parse_math": False, "font.family": ["DejaVu Sans"], "axes.grid": True}
+RC |= {"axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True}
+RC |= {"grid.color": "0.9", "axes.titlesize": 10, "axes.titlelocation": "left"}
+NAMED = {str(setting): setting for setting in SETTINGS}
+MIDDLE, SMALL = {"ha": "center", "va": "center"}, {"fontsize": 9}
+# Where a name may stand beside its point, in points: the nearest places first.
+BESIDE = [
+    (dx, dy) for d in (9, 20, 32, 45) for dy in (0, d, -d) for dx in (min(d, 20), -min(d, 20))
+]
 
 
-def marker(setting: str) -> str:
-    """The marker of a setting's kind: float, dynamic or static int8, labels only."""
-    network = setting.split("-")[0]
-    return _MARKERS.get(setting.removeprefix(network), "o")
+def colour(name: str, place: int = 0) -> str:
+    """The colour of a setting's network; of any other name, that of its place in the figure."""
+    return COLOURS[NAMED[name].network] if name in NAMED else OTHERS[place % len(OTHERS)]
 
 
-def show(figure, path: Path, alt: str) -> None:
-    """Saves the figure as PNG at `path`, displays it with alternative text, closes it."""
-    from IPython.display import Image, display
-
-    content = png(figure)
-    write_atomic(path, content)
-    display(Image(content, width=round(figure.get_figwidth() * 96)), metadata={"image/png": {"alt": alt}})
+def marker(name: str) -> str:
+    """Square for int8, a cross for labels alone, a plus for networks that listen, else round."""
+    kind = NAMED.get(name, SETTINGS[0])
+    return "s" if kind.int8 else "X" if kind.is_control else "P" if kind.is_stream else "o"
 
 
-def word_counts(counts: dict[str, int], keyword: str):
-    """Clips of each word, the keyword's bar in colour."""
-    figure, ax = plt.subplots(figsize=(9, 3.6))
-    words = list(counts)
-    colours = [_COLOURS["baseline"] if word == keyword else "0.7" for word in words]
-    ax.bar(words, [counts[word] for word in words], color=colours)
-    ax.set(xlabel="word", ylabel="clips", xlim=(-0.7, len(words) - 0.3))
-    ax.tick_params(axis="x", labelrotation=90, labelsize=8)
-    ax.grid(False, axis="x")
-    return tight(figure)
+def canvas(height_in: float, rows: int = 1, columns: int = 1, **options):
+    """Figure and axes, of one width and look."""
+    plt.rcParams.update(RC)
+    size = (WIDTH_IN, height_in)
+    return plt.subplots(rows, columns, figsize=size, layout="constrained", **options)
 
 
-def log_mel_panels(log_mels: np.ndarray, titles: list[str], hop_s: float = 0.01):
-    """log_mels: (panels, mels, frames), one scale of colour for all."""
-    figure, axes = plt.subplots(1, len(log_mels), figsize=(9, 2.6), sharey=True, layout="constrained")
-    low, high = np.quantile(log_mels, [0.02, 1])
-    for ax, image, title in zip(np.atleast_1d(axes), log_mels, titles, strict=True):
-        extent = (0, image.shape[1] * hop_s, 0, image.shape[0])
-        drawn = ax.imshow(
-            image, origin="lower", aspect="auto", extent=extent, cmap="magma", vmin=low, vmax=high
-        )
-        ax.set_title(title, fontsize=9)
-        ax.set_xlabel("time in s")
-        ax.grid(False)
-    np.atleast_1d(axes)[0].set_ylabel("mel band")
-    figure.colorbar(drawn, ax=axes, label="log mel power")
+def log_scale(ax, axes: str) -> None:
+    """Makes axes, "x", "y" or "xy", logarithmic, with plain numbers at 1, 3, 10, 30 .."""
+    for axis in axes:
+        ax.set(**{f"{axis}scale": "log"})
+        part = getattr(ax, f"{axis}axis")
+        part.set_major_locator(LogLocator(subs=(1, 3)))
+        part.set_major_formatter("{x:,g}")
+        part.set_minor_formatter("")
+
+
+def mark_at(ax, x: float, text: str) -> None:
+    """An upright line with its text above."""
+    ax.axvline(x, color=GREY, linestyle=":")
+    ax.text(x, 1.02, text, transform=ax.get_xaxis_transform(), ha="center", fontsize=9)
+
+
+def network(architecture: Architecture):
+    """The network from top to bottom: its parts in boxes, the shapes that they hand on between."""
+    a, front_end = architecture, architecture.front_end
+    kernel, stride = ("{} × {}".format(*pair) for pair in (a.kernel, a.stride))
+    texts = [
+        "log-mel spectrogram",
+        f"↓ {front_end.mels} bands × {front_end.frames} frames",
+        f"convolution: {a.channels} kernels of {kernel}, stride {stride}",
+        f"↓ {a.steps} steps × {a.channels} kernels × {a.conv_mels} bands",
+        f"GRU: {a.layers} layers that read the steps in order",
+        f"↓ {a.steps} steps × {a.hidden} values",
+        "attention: weighs the steps and adds them up",
+        f"↓ {a.hidden} values",
+        "classifier: a weighted sum for each answer",
+        "↓ 2 scores: other words, the keyword",
+    ]
+    figure, ax = canvas(4)
+    for row, text in enumerate(texts):
+        box = None if row % 2 else {"boxstyle": "round,pad=0.5", "facecolor": SHADE}
+        ax.text(0.5, -row, text, bbox=box, **MIDDLE)
+    ax.set(ylim=(-len(texts) + 0.5, 0.8))
+    ax.set_axis_off()
     return figure
 
 
-def training_curves(histories: dict, kept: dict[str, int], bar: float | None = None):
-    """Validation 1 - AUC and training loss over optimizer steps.
+def log_mels(images, titles, weights=None):
+    """Spectrograms (clips, mels, frames), three in a row; weights: (clips, steps) of attention."""
+    rows, columns = -(-len(images) // 3), min(3, len(images))
+    figure, axes = canvas(1.8 * rows, rows, columns, sharex=True, sharey=True, squeeze=False)
+    colours = {"cmap": "magma", "vmin": np.quantile(images, 0.02), "vmax": np.max(images)}
+    for number, (ax, image, title) in enumerate(zip(axes.flat, images, titles, strict=False)):
+        extent = (0, image.shape[1] * HOP_S, 0, len(image))
+        ax.imshow(image, origin="lower", aspect="auto", extent=extent, **colours)
+        ax.set_title(title)
+        ax.grid(False)
+        if weights is not None:  # a step in the middle of its 20 frames
+            steps_s = (10 + 8 * np.arange(len(weights[number]))) * HOP_S
+            tops = len(image) * np.asarray(weights[number])
+            ax.bar(steps_s, tops, 0.06, color="white", alpha=0.7)
+    figure.supxlabel("time in s", fontsize=10)
+    figure.supylabel("mel band", fontsize=10)
+    return figure
 
-    histories: name -> frame with columns steps, loss, one_minus_auc; kept: name -> epoch that was
-    kept, marked; bar: a line at a 1 - AUC that is to be beaten.
+
+def lines(curves: dict, xlabel: str, ylabel: str, log="", at=(), mark=None, xlim=None, ylim=None):
+    """Curves with their names beside them, broken for networks trained on labels alone.
+
+    curves: name -> (x, y); log: the logarithmic axes, "x", "y" or "xy"; at: (name, x, y) of points
+    on curves; mark: (x, text) of an upright line.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6))
-    for name, history in histories.items():
-        beside_its_stream = f"{name}-stream" in histories  # of the same colour
-        dash = "--" if name.endswith("-labels") or beside_its_stream else "-"
-        left.plot(history["steps"], history["loss"], dash, color=colour(name), label=name)
-        error = np.maximum(history["one_minus_auc"], 1e-6)
-        right.plot(history["steps"], error, dash, color=colour(name), label=name)
-        if name in kept:
-            row = history.index[history["epoch"] == kept[name]][0]
-            right.plot(
-                history["steps"][row], error[row], marker(name), color=colour(name), markeredgecolor="white"
-            )
-    if bar is not None:
-        right.axhline(bar, color=GREY, linestyle=":", label=f"the study's bar, {bar:.1e}")
-    for ax in (left, right):
-        ax.locator_params(axis="x", nbins=5)
-    left.set(xlabel="optimizer steps", ylabel="training loss")
-    right.set(xlabel="optimizer steps", ylabel="validation 1 - AUC", yscale="log")
-    right.legend(fontsize=8)
-    return tight(figure)
+    figure, ax = canvas(3.4)
+    tones = {name: colour(name, place) for place, name in enumerate(curves)}
+    for name, (x, y) in curves.items():
+        ax.plot(x, y, "--" if marker(name) == "X" else "-", color=tones[name], linewidth=1.8)
+    for name, x, y in at:
+        ax.plot(x, y, marker(name), color=tones[name], markersize=8)
+    log_scale(ax, log)
+    ax.set(xlabel=xlabel, ylabel=ylabel, xlim=xlim, ylim=ylim)
+    if mark:
+        mark_at(ax, *mark)
+    figure.draw_without_rendering()
+    last = [np.searchsorted(x, ax.get_xlim()[1], side="right") - 1 for x, _ in curves.values()]
+    ends = [(x[n], y[n]) for n, (x, y) in zip(last, curves.values(), strict=True)]
+    heights = np.clip((ax.transData + ax.transAxes.inverted()).transform(ends)[:, 1], 0, 1)
+    height, gap = -1.0, 0.085
+    for place, n in enumerate(np.argsort(heights, kind="stable")):  # apart from each other
+        height = max(height + gap, min(heights[n], 1 - gap * (len(ends) - 1 - place)))
+        name, place = list(curves)[n], {"textcoords": "axes fraction", "va": "center"}
+        line = {"arrowstyle": "-", "color": tones[name], "shrinkB": 0, "relpos": (0, 0.5)}
+        ax.annotate(name, ends[n], (1.04, height), fontsize=9, arrowprops=line, **place)
+    return figure
 
 
-def error_curves(scored: dict[str, tuple[np.ndarray, np.ndarray]], thresholds: dict[str, float]):
-    """False rejects over false accepts as shares of all clips, the area under which is au_fa_fr.
+def rows(values: dict, xlabel: str, form: str = "{:.2f}", mark=None, log: bool = False):
+    """A row a name: a dot and its 95 % interval, or where there is none a bar; numbers beside.
 
-    scored: setting -> (labels, scores); thresholds: setting -> operating point, marked.
+    values: name -> Estimate or number; mark: (x, text) of an upright line.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8))
-    for setting, (labels, scores) in scored.items():
-        at, accepts, rejects = metrics.error_curve(labels, scores)
-        accepts, rejects = accepts / len(labels), rejects / len(labels)
-        area = metrics.au_fa_fr(labels, scores)
-        dash = "--" if setting.endswith("-labels") else "-"
-        left.plot(accepts, rejects, dash, color=colour(setting), label=f"{setting}: {area:.2e}")
-        floor = 0.5 / len(labels)
-        right.step(
-            np.maximum(accepts, floor), np.maximum(rejects, floor), dash, where="post", color=colour(setting)
-        )
-        if setting in thresholds:
-            point = np.searchsorted(at, thresholds[setting])
-            for ax, low in ((left, 0), (right, floor)):
-                ax.plot(
-                    max(accepts[point], low),
-                    max(rejects[point], low),
-                    marker(setting),
-                    color=colour(setting),
-                    markeredgecolor="black",
-                    zorder=5,
-                )
-        if len(scored) == 1:
-            left.fill_between(accepts, rejects, color=colour(setting), alpha=0.25)
-    knee = max(np.mean(labels) for labels, _ in scored.values())
-    left.set(xlim=(-0.002, 0.12), ylim=(-0.002, 1.03 * knee))
-    left.legend(title="au_fa_fr", fontsize=8, title_fontsize=8)
-    right.set(xscale="log", yscale="log")
-    for ax in (left, right):
-        ax.set(xlabel="false accepts, share of all clips", ylabel="false rejects, share of all clips")
-    right.set_title(f"{len(labels):,} clips, {int(np.sum(labels)):,} of the keyword", fontsize=9)
-    return tight(figure)
-
-
-def confusion_matrix(counts: dict[str, int], keyword: str):
-    """counts: as `metrics.confusion` gives them."""
-    figure, ax = plt.subplots(figsize=(4.6, 3.2))
-    table = np.array(
-        [[counts["hits"], counts["misses"]], [counts["false_accepts"], counts["correct_rejects"]]]
-    )
-    share = table / table.sum(axis=1, keepdims=True)
-    labels = np.array(
-        [[f"{n:,}\n{s:.1%}" for n, s in zip(*row, strict=True)] for row in zip(table, share, strict=True)]
-    )
-    sns.heatmap(share, annot=labels, fmt="", cmap="Blues", vmin=0, vmax=1, cbar=False, ax=ax, linewidths=1)
-    ax.set(xlabel="heard as", ylabel="spoken")
-    ax.set_xticklabels([keyword, "other"])
-    ax.set_yticklabels([keyword, "other"], rotation=0)
-    return tight(figure)
-
-
-def score_histogram(labels: np.ndarray, scores: np.ndarray, threshold: float):
-    """Scores of both classes on a logit axis, clips counted on a log axis, the threshold marked."""
-    figure, ax = plt.subplots(figsize=(8, 3.2))
-    clipped = np.clip(scores, 1e-6, 1 - 1e-6)
-    logits = np.log(clipped / (1 - clipped))
-    bins = np.linspace(logits.min(), logits.max(), 50)
-    for value, name, tone in ((0, "other words", "0.6"), (1, "keyword", _COLOURS["baseline"])):
-        ax.hist(logits[labels == value], bins, alpha=0.7, label=name, color=tone)
-    limit = np.clip(threshold, 1e-6, 1 - 1e-6)
-    ax.axvline(np.log(limit / (1 - limit)), color=RED, linestyle="--", label=f"threshold {threshold:.3f}")
-    ticks = np.array([1e-6, 1e-4, 1e-2, 0.1, 0.5, 0.9, 0.99, 0.9999, 1 - 1e-6])
-    ax.set_xticks(np.log(ticks / (1 - ticks)), [f"{t:g}" for t in ticks], rotation=45, fontsize=8)
-    ax.set(
-        yscale="log",
-        xlabel="probability of the keyword",
-        ylabel="clips",
-        xlim=(bins[0] - 0.5, bins[-1] + 0.5),
-    )
-    ax.legend(fontsize=8)
-    return tight(figure)
-
-
-def cost_bars(rows: list[dict]):
-    """Share of stored bytes and of MACs of each part. rows: as `cost.by_part` gives them."""
-    figure, axes = plt.subplots(1, 2, figsize=(9, 2.8), sharey=True)
-    for ax, key, label in zip(axes, ("bytes", "macs"), ("stored bytes", "MACs a clip"), strict=True):
-        bars = ax.barh([row["part"] for row in rows], [row[key] for row in rows], color=_COLOURS["baseline"])
-        ax.bar_label(bars, [f"{row[key]:,}" for row in rows], padding=3, fontsize=8)
-        ax.set(xlabel=label, xlim=(0, 1.25 * max(row[key] for row in rows)))
-        ax.grid(False, axis="y")
-    axes[0].invert_yaxis()
-    return tight(figure)
-
-
-def times(value: float, low: float | None = None, high: float | None = None) -> str:
-    """A ratio of errors in words, with its interval: '1.20 times (1.05 to 1.33)'."""
-    if not np.isfinite(value):
-        return "no ratio (the other made no error)"
-    return f"{value:.2f} times" + ("" if low is None else f" ({low:.2f} to {high:.2f})")
-
-
-def format_table(table):
-    """A results table for people: bytes whole, rates to one place, errors in powers of ten."""
-    formats = {}
-    for name in table.columns:
-        if name.endswith(("au_fa_fr", "one_minus_auc")):
-            formats[name] = "{:.2e}"
-        elif name.endswith(("bytes", "_per_clip")):
-            formats[name] = "{:,.0f}"
+    figure, ax = canvas(0.8 + 0.34 * len(values))
+    for row, (name, value) in enumerate(values.items()):
+        value, low, high = value if isinstance(value, tuple) else (value, None, None)
+        if low is None:
+            ax.barh(row, value, 0.6, color=colour(name))
         else:
-            formats[name] = "{:.1f}" if name.endswith(("size", "file", "speed")) else "{:.2f}"
-    return table.style.format(formats, na_rep="–")
+            ax.plot([low, high], [row, row], color=colour(name), linewidth=3, alpha=0.5)
+            ax.plot(value, row, marker(name), color=colour(name), markersize=7)
+        place = {"xycoords": ax.get_yaxis_transform(), "va": "center", "fontsize": 9}
+        ax.annotate(span((value, low, high), form), (1.02, row), **place)
+    log_scale(ax, "x" if log else "")
+    ax.set(xlabel=xlabel, ylim=(len(values) - 0.5, -0.5))
+    ax.set_yticks(range(len(values)), list(values))
+    if mark:
+        mark_at(ax, *mark)
+    return figure
 
 
-def ratios(table, column: str, limit: float, label: str, low: str = "low", high: str = "high"):
-    """Ratio of each setting to its reference with a 95 % interval; a line at 1 and at the limit.
+def buffers(architecture: Architecture):
+    """What the study's stream keeps: frames under the kernel, outputs of the GRU for a second."""
+    a, blue = architecture, {"color": OTHERS[0], "linewidth": 4}
+    width_s, step_s = a.kernel[1] * HOP_S, a.stride[1] * HOP_S
+    figure, ax = canvas(3.0)
+    for n in range(a.steps + 2):
+        end_s, box = n * step_s + width_s, {"facecolor": OTHERS[0], "pad": 2}
+        ax.plot([end_s - width_s, end_s], [3 - 0.1 * (n % 3)] * 2, **blue)
+        ax.text(end_s, 2, n + 1, color="white", fontsize=8, bbox=box, **MIDDLE)
+        if n >= a.steps - 1:
+            y = 1.3 - 0.25 * (n - a.steps + 1)
+            ax.plot([end_s - (a.steps - 1) * step_s, end_s], [y, y], color=GREY, linewidth=3)
+            ax.plot(end_s, y, "o", color=RED)
+    ax.axvspan(0, width_s, color=SHADE)
+    ax.text(width_s / 2, 3.5, "initial call", **MIDDLE, **SMALL)
+    names = (f"{a.kernel[1]} frames\nunder the kernel", "outputs of\nthe GRU", "attention")
+    ax.set_yticks([2.9, 2, 1.05], names)
+    ax.set(xlabel="time in s", ylim=(0.5, 3.8), xlim=(0, None))
+    ax.grid(False)
+    return figure
 
-    table: frame indexed by setting with `column`, and columns `low` and `high` of its interval.
+
+def stream(samples, curves: dict, threshold, keyword_s, words=(), notes=(), view_s=None):
+    """A recording above, and a panel below for each way to score it.
+
+    samples: (samples,) int16; curves: name -> (times_s, probabilities); threshold: of all curves;
+    keyword_s: (start, end) of its clip; words: (name, start_s); notes: (curve's name, time_s,
+    text); view_s: (start, end) to be shown, None for all.
     """
-    figure, ax = plt.subplots(figsize=(8, 0.8 + 0.42 * len(table)))
-    for row, (setting, values) in enumerate(table.iterrows()):
-        ax.plot([values[low], values[high]], [row, row], color=colour(setting), linewidth=2)
-        ax.plot(values[column], row, marker(setting), color=colour(setting), markeredgecolor="black")
-    ax.axvline(1, color=GREY)
-    ax.axvline(limit, color=RED, linestyle=":", label=f"target: at most {limit:g}")
-    ax.set_yticks(range(len(table)), table.index)
-    ax.set(xlabel=label, ylim=(len(table) - 0.5, -0.5))
-    ax.legend(fontsize=8)
-    return tight(figure)
+    figure, axes = canvas(1.3 + 1.35 * len(curves), 1 + len(curves), sharex=True)
+    whole = np.asarray(samples)[: len(samples) // 160 * 160].reshape(-1, 160)
+    seconds = np.arange(len(whole)) * HOP_S
+    axes[0].fill_between(seconds, whole.min(1), whole.max(1), color=INK, linewidth=0)
+    first_s, last_s = view_s or (0, len(samples) / RATE_HZ)
+    above = {"transform": axes[0].get_xaxis_transform(), "rotation": 90, "fontsize": 8}
+    for name, start_s in words:
+        if first_s <= start_s < last_s:
+            axes[0].text(start_s + 0.5, 1.04, name, ha="center", **above)
+    for place, (ax, (name, (x, y))) in enumerate(zip(axes[1:], curves.items(), strict=True)):
+        ax.plot(x, y, color=colour(name, place), drawstyle="steps-post", linewidth=1.5)
+        ax.axhline(threshold, color=RED, linestyle=":", linewidth=1)
+        ax.set(ylim=(-0.03, 1.05), yticks=(0, 0.5, 1), title=name)
+        own = [note[1:] for note in notes if note[0] == name]
+        for height, (time_s, text) in zip((0.35, 0.7, 0.15, 0.5) * len(own), own, strict=False):
+            side = 1 if time_s < 0.4 * first_s + 0.6 * last_s else -1
+            style = {"arrowprops": {"arrowstyle": "->", "color": RED}, "fontsize": 9}
+            style |= {"ha": "left" if side > 0 else "right", "va": "center"}
+            ax.annotate(text, (time_s, height), (14 * side, 0), textcoords="offset points", **style)
+    for ax in axes:
+        ax.axvspan(*keyword_s, color=SHADE, zorder=0)
+    axes[0].set(yticks=())
+    axes[-1].set(xlabel="time in s", xlim=(first_s, last_s))
+    figure.supylabel("probability of the keyword", fontsize=10)
+    return figure
 
 
-def size_measures(table):
-    """Grouped bars of bytes by measure of size. table: frame, settings by measures, in bytes."""
-    figure, ax = plt.subplots(figsize=(9, 3.8))
-    table.plot.barh(ax=ax, logx=True, width=0.8, color=sns.color_palette("colorblind", table.shape[1]))
-    ax.set(xlabel="bytes", ylabel="")
-    ax.invert_yaxis()
-    ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    return tight(figure)
+def frontier(points: dict, xlabel: str, ylabel: str, arrow=None):
+    """Quality against cost, each point with its name at the first place where nothing stands.
 
-
-def frontier(points, peers, bar: dict[str, float]):
-    """1 - AUC over cost rates: left MACs, right size. Down and right is better.
-
-    points: frame by setting with speed, file, one_minus_auc, low, high; peers: frame by name with
-    speed, size, one_minus_auc (another corpus: grey); bar: one_minus_auc and rate to be beaten.
+    points: name -> (cost, value, low, high); arrow: (from, to, text) between two of them.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4.8), sharey=True)
-    for ax, ours, theirs, label in (
-        (axes[0], "speed", "speed", "times fewer MACs than its baseline"),
-        (axes[1], "file", "size", "times smaller than its baseline (file)"),
-    ):
-        for number, (name, values) in enumerate(peers.iterrows(), start=1):
-            place = (values[theirs], values["one_minus_auc"])
-            ax.plot(*place, "v", color="0.6", markersize=5, label=f"{number}  {name} ({values['size_is']})")
-            ax.annotate(str(number), place, fontsize=8, color=GREY, xytext=(3, 3), textcoords="offset points")
-        for setting, values in points.iterrows():
-            error = max(values["one_minus_auc"], 1e-5)
-            ax.plot([values[ours]] * 2, [max(values["low"], 1e-5), values["high"]], color=colour(setting),
-                    alpha=0.5, linewidth=1.5)  # fmt: skip
-            ax.plot(values[ours], error, marker(setting), color=colour(setting), markeredgecolor="black",
-                    label=setting, markersize=8)  # fmt: skip
-        ax.axhline(bar["one_minus_auc"], color=RED, linestyle=":", linewidth=1.5)
-        ax.axvline(bar["rate"], color=RED, linestyle=":", linewidth=1.5)
-        ax.set(xscale="log", yscale="log", xlabel=label)
-        ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        ax.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:.0e}"[0] in "25" else "")
-    axes[0].set_ylabel("1 - AUC")
-    axes[1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-    return tight(figure)
-
-
-def clips(waveforms: np.ndarray, captions: list[str], sample_rate_hz: int = 16000):
-    """Players in a row of HTML. waveforms: (clips, samples) float."""
-    from IPython.display import HTML
-
-    players = [
-        f'<figure class="clip"><audio controls preload="none" src="{flac(waveform, sample_rate_hz)}"></audio>'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-        for waveform, caption in zip(waveforms, captions, strict=True)
-    ]
-    return HTML(f'<div class="clips">{"".join(players)}</div>')
-
-
-def flac(waveform: np.ndarray, sample_rate_hz: int) -> str:
-    """A waveform (samples,) float as the address of a page's audio."""
-    import soundfile
-
-    buffer = io.BytesIO()
-    soundfile.write(buffer, waveform, sample_rate_hz, format="FLAC", subtype="PCM_16")
-    return f"data:audio/flac;base64,{b64encode(buffer.getvalue()).decode()}"
-
-
-def png(figure, tight: bool = True) -> bytes:
-    """A figure as PNG; it is closed."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", bbox_inches="tight" if tight else None, facecolor="white",
-                   metadata={"Software": None})  # fmt: skip
-    plt.close(figure)
-    return buffer.getvalue()
-
-
-def tight(figure):
-    """The figure, its axes laid out."""
-    figure.tight_layout()
+    figure, ax = canvas(4.2)
+    for name, (cost, value, low, high) in points.items():
+        if low is not None:
+            ax.plot([cost, cost], [low, high], color=colour(name), linewidth=2, alpha=0.3)
+        ax.plot(cost, value, marker(name), color=colour(name), markersize=8)
+    log_scale(ax, "x")
+    ax.margins(0.2, 0.1)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    names = {name: point[:2] for name, point in points.items()}
+    figure.draw_without_rendering()
+    taken = list(ax.transData.transform(list(names.values())))
+    if arrow:
+        (x0, y0), (x1, y1) = ends = [names[name] for name in arrow[:2]]
+        style = {"arrowstyle": "-|>", "color": GREY, "shrinkA": 7, "shrinkB": 7}
+        ax.annotate("", ends[1], ends[0], arrowprops=style)
+        taken += list(np.linspace(*ax.transData.transform(ends), 30))
+        names = {arrow[2]: (np.sqrt(x0 * x1), (y0 + y1) / 2), **names}
+    boxes = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in taken]
+    frame, renderer = ax.get_window_extent(), figure.canvas.get_renderer()
+    place = {"textcoords": "offset points", "va": "center", "fontsize": 9}
+    place["arrowprops"] = {"arrowstyle": "-", "color": GREY, "linewidth": 0.6, "shrinkB": 0}
+    for name, point in names.items():
+        for dx, dy in BESIDE:
+            text = ax.annotate(name, point, (dx, dy), ha="left" if dx > 0 else "right", **place)
+            text.update_positions(renderer)
+            box = Text.get_window_extent(text)
+            if frame.x0 < box.x0 and box.x1 < frame.x1 and not any(map(box.overlaps, boxes)):
+                break
+            if (dx, dy) != BESIDE[-1]:
+                text.remove()
+        boxes.append(box)
     return figure

@@ -1,42 +1,49 @@
-"""The chain: every notebook in a kernel of its own, its HTML, and an index. It reads files only.
+"""The chain: trainings, then each notebook in a kernel of its own, its page, the index of pages.
 
-A stage is done when its notebook ran to the end; it is skipped next time unless something that it
-depends on has changed: its own source, the code it imports, the parameters, the stages before it.
+A stage is up to date when its inputs and its results are as they were recorded: the parameters, the
+corpus, the talk, the recipe version, the notebook's source, and the bytes of page and result files.
+No code of the library is hashed.
 """
 
-import ast
-import contextlib
+import gzip
 import hashlib
-import html
 import json
+import os
 import re
+import shutil
 import sys
-import threading
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-from . import data, talk
-from .checkpoints import write_atomic
+from . import data, pages
+from .architecture import SETTINGS, setting_named
+from .files import FileError, write_atomic
 from .runs import ParameterError, Parameters, Run
 
-NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
-STAGES = {  # notebook -> the stages whose files it reads
-    "01_baseline": (),
-    "02_streaming": ("01_baseline",),
-    "03_distillation_1": ("01_baseline",),
-    "04_distillation_2": ("01_baseline", "03_distillation_1"),
-    "05_distillation_3": ("01_baseline", "03_distillation_1", "04_distillation_2"),
-    "06_quantization": ("01_baseline", "04_distillation_2", "05_distillation_3"),
-    "07_summary": (
-        "01_baseline",
-        "03_distillation_1",
-        "04_distillation_2",
-        "05_distillation_3",
-        "06_quantization",
-    ),
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = ROOT / "notebooks"
+STAGES = {  # notebook -> the settings that it makes
+    "01_baseline": ("baseline",),
+    "02_streaming": ("baseline-stream", "student3-stream"),
+    "03_distillation_1": ("student1", "student1-labels"),
+    "04_distillation_2": ("student2", "student2-labels"),
+    "05_distillation_3": ("student3", "student3-labels"),
+    "06_quantization": tuple(str(setting) for setting in SETTINGS if setting.int8),
+    "07_summary": (),
 }
-CELL_LIMIT_S = {"smoke": 300, "quick": 1200, "full": 4 * 3600}
+RESULTS = {"checkpoints": "safetensors", "history": "csv", "scores": "npz", "metrics": "json"}
+RESULTS |= {"streams": "json", "resume": "safetensors"}
+KERNEL = {  # what a user's shell, IPython and Matplotlib are set to reaches no result
+    **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
+    "MATPLOTLIBRC": os.devnull,
+    "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+    "PYTHONSTARTUP": "",
+    "PYTHONUTF8": "1",
+    "PYTHONIOENCODING": "utf-8",
+}
+PATIENCE_S = 3600  # until a kernel has started, or an output comes; a cell has no limit
 
 
 class StageError(RuntimeError):
@@ -45,336 +52,219 @@ class StageError(RuntimeError):
 
 def stages_named(only: list[str] | None) -> list[str]:
     """Stages by name or number ('3', '03', '03_distillation_1'), in order; None: all."""
-    if not only:
-        return list(STAGES)
     chosen = set()
-    for name in only:
-        found = [s for s in STAGES if name == s or (name.isdigit() and int(name) == int(s[:2]))]
+    for name in only or STAGES:
+        found = [s for s in STAGES if name == s or (name.isdecimal() and int(name) == int(s[:2]))]
         if not found:
             raise ParameterError(f"no stage {name!r}; the stages are {', '.join(STAGES)}")
-        chosen |= set(found)
+        chosen.update(found)
     return [stage for stage in STAGES if stage in chosen]
+
+
+def clip_names(path: Path) -> set[str]:
+    """Names of clips WORD/SPEAKER_nohash_N, one a line, plain or packed by gzip."""
+    try:
+        content = path.read_bytes()
+        content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+        names = {Path(line.strip()) for line in content.decode("utf-8-sig").splitlines()}
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise FileError(f"{path} cannot be read as a list of clips ({error})") from None
+    names = {name.with_suffix("").as_posix() for name in names if name.name}
+    if not names or any(name.count("/") != 1 for name in names):
+        raise FileError(f"{path} is no list of clips: WORD/SPEAKER_nohash_N, one a line")
+    return names
 
 
 def run_chain(
     parameters: Parameters,
     only: list[str] | None = None,
     force: bool = False,
-    audio: bool = True,
+    workers: int = 1,
+    scheduler: str | None = None,
     say: Callable[[str], None] = print,
 ) -> Path:
-    """Runs what is not up to date, writes the HTML; returns index.html. A failing stage raises
-    `StageError`; the next call goes on there. force: also what is up to date, trained anew. audio
-    False: recordings are taken out of the pages, which may then be given to anyone."""
+    """Trains and runs what is not up to date, writes the pages; returns the path of index.html.
+
+    only: stages by name or number, None for all; force: train and run anew what is up to date;
+    workers, scheduler: of the trainings, as in `tasks.train_all`. Every input is looked at before
+    anything trains. A notebook that fails is a `StageError`; the next call goes on there.
+    """
     chosen = stages_named(only)
-    corpus = data.load(parameters.corpus)  # made or indexed here, where its progress can be seen
-    data.split(corpus, parameters.keyword, parameters.split, parameters.seed)
-    run = Run(parameters)
+    from . import experiment, tasks, training
+
+    opened = experiment.open_cached(parameters)
+    run, talks = opened.run, {"talk": opened.talk, "speech": opened.speech}
+    inputs = {"recipe_version": training.RECIPE_VERSION, "corpus": opened.corpus.digest}
+    inputs |= {name: found.digest for name, found in talks.items() if found}
     with run.locked():
-        run.write(corpus_digest=corpus.digest, speech_digest=talk.digest(corpus.root, parameters.keyword))
-        try:
-            for number, stage in enumerate(chosen, start=1):
-                _run_stage(run, stage, force, f"[{number}/{len(chosen)}] {stage}", say)
-        finally:
-            index = write_index(run)
-        if not audio:
-            for page in run.folder.glob("*.html"):
-                write_atomic(page, without_audio(page.read_text()).encode())
+        names = "\n".join(opened.corpus.ids.tolist()) + "\n"
+        write_atomic(run.folder / "clips.txt.gz", gzip.compress(names.encode(), mtime=0))
+        _check_others(run, chosen, inputs)
+        due = [s for s in chosen if force or not _is_done(run, s, inputs)]
+        for path in (path for s in due for path in _files(run, s)) if force else ():
+            path.unlink()
+        made = [setting_named(name) for stage in due for name in STAGES[stage]]
+        if made:
+            floats = list(dict.fromkeys(setting.float for setting in made))
+            tasks.train_all(parameters, floats, workers, scheduler, say)
+        for number, stage in enumerate(chosen, start=1):
+            place = f"[{number}/{len(chosen)}] {stage}"
+            if stage in due:
+                say(f"{place}: running")
+                _run_stage(run, stage, inputs)
+                say(f"{place}: done in {run.read()['stages'][stage]['seconds']:.0f} s")
+            else:
+                say(f"{place}: up to date")
+            index = pages.write_index(run, list(STAGES))
         return index
 
 
-def without_audio(page: str) -> str:
-    """A page with a remark in the place of each recording."""
-    return re.sub(
-        r'<audio[^>]*src="data:audio/[^"]*"[^>]*></audio>',
-        '<span class="left-out">recording left out of this copy</span>',
-        page,
-    )
+def _check_others(run: Run, chosen: list[str], inputs: dict) -> None:
+    """An error where stages that are not run have results that are damaged or of other inputs."""
+    for stage, record in run.read().get("stages", {}).items():
+        if stage in chosen or record.get("state") != "done":
+            continue
+        changed = [name for name in inputs if record["inputs"].get(name) != inputs[name]]
+        if changed:
+            raise FileError(
+                f"{changed[0]} changed since {stage} ran: run `kws report` without --only"
+            )
+        for setting in map(setting_named, STAGES[stage]):
+            if setting in run.measured():
+                run.metrics(setting), run.scores(setting)
 
 
-def _run_stage(run: Run, stage: str, force: bool, place: str, say: Callable[[str], None]) -> None:
-    digest = stage_digest(run, stage)
-    if not force and _is_done(run, stage, digest):
-        say(f"{place}: up to date")
-        return
-    say(f"{place}: running")
-    if force:
-        _forget(run, stage)
-    (run.folder / f"{stage}.html").unlink(missing_ok=True)
-    begun = time.time()
-    record = _execute(run, stage)
-    write_page(run, stage)
-    made = [path for path in run.folder.rglob("*.*") if path.is_file() and path.stat().st_mtime >= begun]
-    kept = {"checkpoints", "figures", "history", "metrics", "scores", "streams"}
-    files = [path.relative_to(run.folder).as_posix() for path in made]
-    files = sorted(name for name in files if name.split("/")[0] in kept)
-    _record(run, stage, {**record, "inputs": digest, "files": files})
-    say(f"{place}: done in {record['seconds']:.0f} s, peak memory {record['peak_memory_mb']:.0f} MB")
-
-
-def stage_digest(run: Run, stage: str) -> str:
-    """Digest of all that a stage depends on."""
-    inputs = [run.parameters.named(), run.read().get("corpus_digest")]
-    if stage.startswith("02"):  # the only one that hears running speech
-        inputs.append(run.read().get("speech_digest"))
-    digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode())
-    notebook = json.loads((NOTEBOOKS / f"{stage}.ipynb").read_text())
-    sources = ["".join(cell["source"]) for cell in notebook["cells"]]
-    digest.update(json.dumps(sources).encode())
-    code = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    for module in sorted(_imported("\n".join(code))):
-        digest.update((Path(__file__).parent / f"{module}.py").read_bytes())
-    recorded = run.read().get("stages", {})
-    package = Path(__file__).parent
-    for path in sorted([package / "published.json", *(package / "report_template").iterdir()]):
-        digest.update(path.read_bytes())
-    for earlier in STAGES[stage]:
-        digest.update(json.dumps([earlier, recorded.get(earlier, {}).get("inputs")]).encode())
-    return digest.hexdigest()
-
-
-def _imported(source: str) -> set[str]:
-    """Modules of kwslib that this source imports, and those that these import."""
-    folder, found, waiting = Path(__file__).parent, set(), [source]
-    while waiting:
-        for node in ast.walk(ast.parse(waiting.pop())):
-            names = []
-            if isinstance(node, ast.ImportFrom):
-                module = (node.module or "").removeprefix("kwslib").strip(".")
-                if node.level or (node.module or "").startswith("kwslib"):
-                    names = [module] if module else [alias.name for alias in node.names]
-            for name in names:
-                path = folder / f"{name}.py"
-                if name not in found and path.is_file():
-                    found.add(name)
-                    waiting.append(path.read_text())
-    return found
-
-
-def _is_done(run: Run, stage: str, digest: str) -> bool:
+def _is_done(run: Run, stage: str, inputs: dict) -> bool:
     record = run.read().get("stages", {}).get(stage, {})
-    files = [f"{stage}.html", *record.get("files", [])]
-    is_whole = all((run.folder / name).is_file() for name in files)
-    return record.get("state") == "done" and record.get("inputs") == digest and is_whole
+    known = {"inputs": _inputs(stage, inputs), "results": _results(run, stage)}
+    has_page = (run.folder / f"{stage}.html").is_file()
+    return has_page and {**record, "state": "done", **known} == record
 
 
-def _record(run: Run, stage: str, record: dict) -> None:
+def _inputs(stage: str, inputs: dict) -> dict:
+    """What a stage depends on: the common inputs, and the source of its notebook."""
+    cells = json.loads((NOTEBOOKS / f"{stage}.ipynb").read_text(encoding="utf-8"))["cells"]
+    source = json.dumps(["".join(cell["source"]) for cell in cells])
+    return inputs | {"notebook": hashlib.sha256(source.encode()).hexdigest()[:16]}
+
+
+def _files(run: Run, stage: str) -> list[Path]:
+    """The page and the result files of a stage that are there."""
+    folds = range(run.parameters.folds)
+    kinds = [(kind, suffix, fold) for kind, suffix in RESULTS.items() for fold in folds]
+    settings = [setting_named(name) for name in STAGES[stage]]
+    paths = {run.path(kind, s, suffix, fold) for s in settings for kind, suffix, fold in kinds}
+    return sorted(path for path in paths | {run.folder / f"{stage}.html"} if path.is_file())
+
+
+def _results(run: Run, stage: str) -> str:
+    digest = hashlib.sha256()
+    for path in _files(run, stage):
+        digest.update(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _record(run: Run, stage: str, **record) -> None:
     stages = run.read().get("stages", {}) | {stage: record}
     run.write(stages={name: stages[name] for name in STAGES if name in stages})
 
 
-def _forget(run: Run, stage: str) -> None:
-    """Drops the finished training of a stage, so that `force` trains anew. (The second stage trains
-    student3 too, if the fifth has not yet.)"""
-    trained = {"01": "baseline", "03": "student1", "04": "student2", "05": "student3"}
-    for path in (*(run.folder / "resume").glob("*.safetensors"), *(run.folder / "history").glob("*.json")):
-        is_stream = path.stem.endswith("-stream")
-        if is_stream if stage.startswith("02") else path.stem in _both(trained.get(stage[:2])):
-            path.unlink()
+def _run_stage(run: Run, stage: str, inputs: dict) -> None:
+    (run.folder / f"{stage}.html").unlink(missing_ok=True)
+    _record(run, stage, state="running")
+    begun = time.perf_counter()
+    try:
+        notebook = _execute(run, stage)
+    except StageError:
+        _record(run, stage, state="failed", seconds=round(time.perf_counter() - begun, 1))
+        raise
+    pages.write_page(run, list(STAGES), stage, notebook)
+    write_atomic(run.folder / "notebooks" / f"{stage}.ipynb", _soundless(notebook).encode())
+    known = {"inputs": _inputs(stage, inputs), "results": _results(run, stage)}
+    _record(run, stage, state="done", seconds=round(time.perf_counter() - begun, 1), **known)
 
 
-def _both(setting: str | None) -> tuple:
-    return (setting, f"{setting}-labels")
-
-
-def _execute(run: Run, stage: str) -> dict:
-    """Runs one notebook through papermill; its record, or `StageError`."""
+def _execute(run: Run, stage: str):
+    """Runs one notebook through papermill; the notebook as a page shows it, or `StageError`."""
     import papermill
 
-    executed = run.folder / "notebooks" / f"{stage}.ipynb"
-    executed.parent.mkdir(parents=True, exist_ok=True)
-    p = run.parameters
-    values = {
-        "corpus": p.corpus if p.corpus in data.NAMES else str(Path(p.corpus).expanduser().resolve()),
-        "keyword": p.keyword,
-        "profile": p.profile,
-        "split": p.split,
-        "seed": p.seed,
-        "run": str(run.folder.resolve()),
-    }
-    begun = time.perf_counter()
-    _record(run, stage, {"state": "running"})
-    with _peak_memory() as peak:
-        try:
-            papermill.execute_notebook(
-                _unformatted(NOTEBOOKS / f"{stage}.ipynb"),
-                _unformatted(executed),
-                parameters=values,
-                kernel_name="python3",
-                cwd=NOTEBOOKS,
-                progress_bar={"leave": False, "disable": None},
-                stderr_file=sys.stderr,  # a line an epoch while training
-                extra_arguments=["--log-level=ERROR"],
-                execution_timeout=CELL_LIMIT_S[p.profile],
-            )
-        except Exception as error:
-            record = {"state": "failed", "seconds": round(time.perf_counter() - begun, 1)}
-            _record(run, stage, record)
-            if isinstance(error, papermill.PapermillExecutionError):
-                reason = f"cell {error.exec_count}: {error.ename}: {_one_line(error.evalue)}"
-            else:
-                reason = f"{type(error).__name__}: {_one_line(str(error))}"
-            raise StageError(
-                f"{stage} failed at {reason}. The notebook as far as it ran: {executed}"
-            ) from None
-    return {
-        "state": "done",
-        "seconds": round(time.perf_counter() - begun, 1),
-        "peak_memory_mb": round(peak["bytes"] / 2**20),
-    }
-
-
-def _unformatted(path: Path) -> str:
-    """A path that papermill, which formats paths with the parameters, leaves as it is."""
-    return str(path).replace("{", "{{").replace("}", "}}")
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())[:500]
-
-
-@contextlib.contextmanager
-def _peak_memory():
-    """Highest resident memory of this process's children (the kernel), looked at twice a second."""
-    import psutil
-
-    peak, over = {"bytes": 0}, threading.Event()
-
-    def watch():
-        while not over.wait(0.5):
-            total = 0
-            for child in psutil.Process().children(recursive=True):
-                with contextlib.suppress(psutil.Error):
-                    total += child.memory_info().rss
-            peak["bytes"] = max(peak["bytes"], total)
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
+    executed, private = run.folder / "notebooks" / f"{stage}.ipynb", run.folder / ".kernel"
+    shutil.rmtree(private, ignore_errors=True)  # of a killed report
+    for folder in (executed.parent, private):
+        folder.mkdir(parents=True, exist_ok=True)
+    p, values = run.parameters, run.parameters.named()
+    names = {str(run.folder.resolve()): run.folder.name, str(ROOT): "."}
+    for name in ("corpus", "talk"):
+        if values[name] not in (None, *data.NAMES):
+            path = str(Path(getattr(p, name)).expanduser().resolve())
+            names, values[name] = {path: values[name], **names}, path
     try:
-        yield peak
+        papermill.execute_notebook(
+            *(str(path).replace("{", "{{").replace("}", "}}")  # papermill formats paths
+              for path in (NOTEBOOKS / f"{stage}.ipynb", executed)),
+            parameters=values | {"run": str(run.folder.resolve())}, kernel_name="python3",
+            cwd=NOTEBOOKS, progress_bar={"leave": False, "disable": None}, stderr_file=sys.stderr,
+            kernel_manager_class=_kernel_class(private), start_timeout=PATIENCE_S,
+            iopub_timeout=PATIENCE_S,
+        )  # fmt: skip
+        return _cleaned(executed, names)
+    except papermill.PapermillExecutionError as error:
+        reason = f"cell {error.exec_count}: {error.ename}: {error.evalue}"
+    except Exception as error:  # of the kernel, of zmq: each library has errors of its own
+        reason = f"{type(error).__name__}: {error}"
     finally:
-        over.set()
-        thread.join()
+        shutil.rmtree(private, ignore_errors=True)
+    reason = " ".join(reason.split())[:500]
+    raise StageError(f"{stage} failed at {reason}. The notebook as far as it ran: {executed}")
 
 
-def write_page(run: Run, stage: str) -> Path:
-    """The executed notebook as one HTML file: the answer first, code folded, no network."""
+def _kernel_class(folder: Path):
+    """A class of kernels: this interpreter, whatever kernels a user has installed. A kernel ends
+    with this process; its files lie in `folder`."""
+    from jupyter_client import AsyncKernelManager
+    from jupyter_client.kernelspec import KernelSpec
+
+    command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    command += ["--HistoryManager.enabled=False", "--log-level=ERROR"]
+    environment = KERNEL | {"IPYTHONDIR": str(folder)}
+
+    class Kernel(AsyncKernelManager):
+        kernel_spec = KernelSpec(argv=command, language="python", env=environment)
+
+        def __init__(self, **more):
+            super().__init__(connection_file=str(folder / "connection.json"), **more)
+
+    return Kernel
+
+
+def _cleaned(path: Path, names: dict[str, str]):
+    """An executed notebook without papermill's marks; paths of this machine become names."""
     import nbformat
-    from nbconvert import HTMLExporter
 
-    notebook = nbformat.read(run.folder / "notebooks" / f"{stage}.ipynb", as_version=4)
-    for cell in notebook.cells:  # where a corpus lay on this machine is nobody's business
-        if "injected-parameters" in cell.metadata.get("tags", []):
-            for name in ("corpus", "run"):
-                cell.source = re.sub(
-                    rf'^{name} = ".*/([^/"]+)"', rf'{name} = "\1"', cell.source, flags=re.MULTILINE
-                )
-    answers = [cell for cell in notebook.cells if "answer" in cell.metadata.get("tags", [])]
-    rest = [cell for cell in notebook.cells if cell not in answers]
-    notebook.cells = rest[:1] + answers + rest[1:]
-    exporter = HTMLExporter(
-        extra_template_basedirs=[str(Path(__file__).parent)], template_name="report_template"
-    )
-    exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
-    title = rest[0].source.splitlines()[0].lstrip("# ")
-    resources = {
-        "metadata": {"title": title},
-        "style": _style(),
-        "navigation": _navigation(stage),
-        "footing": _footing(run),
-    }
-    body, _ = exporter.from_notebook_node(notebook, resources)
-    path = run.folder / f"{stage}.html"
-    write_atomic(path, body.encode())
-    return path
+    text = path.read_text(encoding="utf-8")
+    for place, name in names.items():
+        text = text.replace(json.dumps(place, ensure_ascii=False)[1:-1], name)
+    notebook = nbformat.reads(text, as_version=4)
+    tags = {id(cell): cell.metadata.get("tags", []) for cell in notebook.cells}
+    given = [cell for cell in notebook.cells if "injected-parameters" in tags[id(cell)]]
+    notebook.metadata.pop("papermill", None)
+    for cell in notebook.cells:
+        cell.metadata = nbformat.from_dict({"tags": tags[id(cell)]} if tags[id(cell)] else {})
+        if "parameters" in tags[id(cell)] and given:
+            cell.source = given[0].source.removeprefix("# Parameters\n")
+        if cell.cell_type == "code":
+            cell.outputs = [each for each in cell.outputs if each.get("name") != "stderr"]
+    notebook.cells = [cell for cell in notebook.cells if cell not in given]
+    return notebook
 
 
-def write_index(run: Run) -> Path:
-    """index.html: what was run, on what, the table, the summary chart, links."""
-    import pandas
+def _soundless(notebook) -> str:
+    """The text of a notebook without sound, which GitHub would not play."""
+    import nbformat
 
-    record, p = run.read(), run.parameters
-    rows = []
-    for setting in run.measured():
-        if setting.endswith("-labels"):
-            continue
-        values = run.metrics(setting)
-        quality, costs, versus = values["quality"], values["cost"], values["versus_baseline"]
-        times, (low, high) = versus["au_fa_fr"], quality["interval"]["one_minus_auc"]
-        rows.append(
-            {
-                "setting": setting,
-                "au_fa_fr": f"{quality['au_fa_fr']:.2e}",
-                "1 - AUC": f"{quality['one_minus_auc']:.2e} [{low:.1e}, {high:.1e}]",
-                "errors, times baseline": "baseline made no error" if times is None else f"{times:.2f}",
-                "file bytes": f"{costs['file_bytes']:,}",
-                "times smaller": f"{versus['file_bytes']:.1f}",
-                "MACs a clip": f"{costs['macs_per_clip']:,}",
-                "times fewer": f"{versus['macs']:.1f}",
-            }
-        )
-    table = (
-        pandas.DataFrame(rows).to_html(index=False, border=0) if rows else "<p>No setting measured yet.</p>"
-    )
-    chart = run.figure("07_summary", "frontier")
-    image = ""
-    if chart.is_file():
-        from base64 import b64encode
-
-        alt = "1 - AUC of every setting over how many times cheaper and smaller than the baseline it is"
-        image = f'<img alt="{alt}" src="data:image/png;base64,{b64encode(chart.read_bytes()).decode()}">'
-    stages = "".join(
-        f'<tr><td><a href="{stage}.html">{stage}</a></td><td>{html.escape(str(row["state"]))}</td>'
-        f"<td>{row.get('seconds', 0):,.0f} s</td><td>{row.get('peak_memory_mb', 0):,} MB</td></tr>"
-        for stage, row in record.get("stages", {}).items()
-        if (run.folder / f"{stage}.html").is_file()
-    )
-    described = html.escape(
-        f"Corpus {p.named()['corpus']}, keyword “{p.keyword}”, profile {p.profile}, split {p.split}"
-        f"{' (speakers shared)' if p.split == 'utterance' else ' (speakers kept apart)'}, seed {p.seed}."
-    )
-    warning = " ".join(p.caveats())
-    body = f"""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Small keyword spotting: {html.escape(p.keyword)}</title><link rel="icon" href="data:,">
-<style>{_style()}</style></head><body><nav>{_navigation("")}</nav><main>
-<h1>Small keyword spotting: “{html.escape(p.keyword)}”</h1>
-<p>{described} A keyword spotter is trained, run on a stream, distilled three times, quantized to
-8-bit integers, and compared.</p>{f'<p class="warning">{warning}</p>' if warning else ""}
-<h2>Results</h2><div class="rendered_html">{table}</div>
-<p>au_fa_fr: area under false rejects over false accepts, both as shares of all clips; it compares
-within one corpus only. 1 - AUC compares across corpora; in brackets its 95 % interval over speakers.
-Lower is better for both.</p>{image}
-<h2>Notebooks</h2><div class="rendered_html"><table><thead><tr><th>notebook</th><th>state</th>
-<th>time</th><th>peak memory</th></tr></thead><tbody>{stages}</tbody></table></div>
-</main><footer>{_footing(run)}</footer></body></html>
-"""
-    path = run.folder / "index.html"
-    write_atomic(path, body.encode())
-    return path
-
-
-def _style() -> str:
-    return (Path(__file__).parent / "report_template" / "style.css").read_text()
-
-
-def _navigation(current: str) -> str:
-    links = ["index", *STAGES]
-    names = {link: link.replace("_", " ") for link in links}
-    return " ".join(
-        f'<a href="{link}.html"{" aria-current=page" if link == (current or "index") else ""}>{names[link]}</a>'
-        for link in links
-    )
-
-
-def _footing(run: Run) -> str:
-    record = run.read()
-    versions = ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items())
-    parts = [
-        f"code {record.get('commit') or 'outside a checkout'}",
-        f"corpus digest {str(record.get('corpus_digest', ''))[:12]}",
-        record.get("compute", ""),
-        versions,
-    ]
-    return html.escape(" · ".join(part for part in parts if part))
+    for output in (each for cell in notebook.cells for each in cell.get("outputs", [])):
+        shown = output.get("data", {})
+        if "text/html" in shown:
+            note = "<em>(to be heard on the HTML page)</em>"
+            shown["text/html"] = re.sub(r"(?s)<audio\b.*?</audio>", note, shown["text/html"])
+    return nbformat.writes(notebook)

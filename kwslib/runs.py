@@ -1,41 +1,39 @@
-"""A run and its folder: parameters checked, files where everybody looks for them. No torch.
+"""A run and its folder: parameters are checked, files lie where everybody looks. No torch.
 
-`reports/RUN/` holds run.json and the folders figures, metrics, history, scores, checkpoints,
-notebooks, and resume (unfinished training). Every file is written whole or not at all.
+`reports/RUN/` holds run.json and the folders figures, metrics, streams, history, scores,
+checkpoints, notebooks, and resume (unfinished training). Every file is written whole or not at all.
 """
 
 import contextlib
-import csv
-import fcntl
 import io
-import json
 import os
 import platform
 import subprocess
+import unicodedata
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock, Timeout
 
-from . import metrics
-from .checkpoints import write_atomic
-from .data import SPLITS, name_of
+from . import data
+from .architecture import SETTINGS, Setting
+from .files import FileError, read_json, sweep, write_atomic, write_json
 
 REPORTS = Path(os.environ.get("KWS_REPORTS") or Path(__file__).parent.parent / "reports")
 PROFILES = ("smoke", "quick", "full")
-SETTINGS = (
-    "baseline",
-    "student1",
-    "student2",
-    "student3",
-    "baseline-int8-dynamic",
-    "baseline-int8-static",
-    "student3-int8-dynamic",
-    "student3-int8-static",
-    "student2-int8-static",
-)
-MEASURED_PACKAGES = ("torch", "numpy", "safetensors", "soundfile", "espeakng-loader", "papermill")
+PACKAGES = ("torch", "numpy", "safetensors", "soundfile", "espeakng-loader", "papermill")
+AGAIN = "delete it and run the same `kws report` again, which makes what is missing"
+CAVEATS = {
+    "smoke": "Profile smoke: trained for seconds to see that all runs; the figures mean nothing.",
+    "utterance": "Speakers shared: the voices of the tested clips were also heard in training.",
+}
+FIGURES = ("quality.au_fa_fr", "versus_baseline.verdict", "cost.parameters", "cost.file_bytes")
+FIGURES += ("cost.network_macs", "cost.path_macs")
+FEWER = {"smaller": "file_bytes", "fewer_network": "network_macs", "fewer_path": "path_macs"}
+ESTIMATES = {"missed": "quality.missed", "one_minus_auc": "quality.one_minus_auc"}
+ESTIMATES |= {"missed_ratio": "versus_baseline.missed"}
 
 
 class ParameterError(ValueError):
@@ -48,241 +46,234 @@ class MissingStageError(RuntimeError):
 
 @dataclass(frozen=True)
 class Parameters:
-    """The parameters cell of every notebook, checked."""
+    """The parameters cell of every notebook, checked. A wrong value is a `ParameterError`."""
 
     corpus: str = "embedded"
     keyword: str = "sheila"
+    talk: str | None = None
     profile: str = "quick"
     split: str = "speaker"
     seed: int = 0
     run: str | None = None
 
     def __post_init__(self):
-        for name in ("corpus", "keyword"):
-            value = getattr(self, name)
-            if not isinstance(value, str) or not value.strip():
-                raise ParameterError(f"{name} is {value!r}; it must be text")
-        if "/" in self.keyword or "\0" in self.keyword or self.keyword.startswith("."):
-            raise ParameterError(
-                f"keyword is {self.keyword!r}; it must be a word, the name of a folder of clips"
-            )
-        for name, allowed in (("profile", PROFILES), ("split", SPLITS)):
-            value = getattr(self, name)
-            if value not in allowed:
-                raise ParameterError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}")
-        if not isinstance(self.seed, int) or isinstance(self.seed, bool) or not 0 <= self.seed < 2**31:
-            raise ParameterError(f"seed is {self.seed!r}; it must be a whole number from 0 to 2**31 - 1")
-        if self.run is not None and (not isinstance(self.run, str) or not self.run.strip()):
-            raise ParameterError(f"run is {self.run!r}; it must be None, a name, or the path of a folder")
+        self._check("corpus", _is_text(self.corpus), "text")
+        self._check("keyword", _is_text(self.keyword), "text")
+        keyword = unicodedata.normalize("NFC", self.keyword).strip()  # macOS decomposes names
+        object.__setattr__(self, "keyword", keyword)
+        is_control = any(unicodedata.category(letter) in ("Cc", "Cs") for letter in keyword)
+        is_word = not is_control and "/" not in keyword and not keyword.startswith(".")
+        self._check("keyword", is_word, "a word, the name of a folder of clips")
+        self._check("profile", self.profile in PROFILES, f"one of {', '.join(PROFILES)}")
+        self._check("split", self.split in data.SPLITS, f"one of {', '.join(data.SPLITS)}")
+        is_seed = type(self.seed) is int and 0 <= self.seed < 2**31
+        self._check("seed", is_seed, "a whole number from 0 to 2**31 - 1")
+        self._check("talk", self.talk is None or _is_text(self.talk), "None or a folder's path")
+        is_run = self.run is None or (_is_text(self.run) and self.run not in (".", ".."))
+        self._check("run", is_run, "None, a name, or the path of a folder")
+
+    def _check(self, name: str, is_right: bool, allowed: str) -> None:
+        if not is_right:
+            raise ParameterError(f"{name} is {getattr(self, name)!r}; it must be {allowed}")
 
     @property
     def folder(self) -> Path:
-        """`run` as a path if it has a separator, a folder of reports/ if it is a name, else a folder
-        of reports/ named after the other five."""
-        if self.run is None:
-            return REPORTS / f"{name_of(self.corpus)}-{self.keyword}-{self.profile}-{self.split}-{self.seed}"
-        if os.sep in self.run:
+        """`run` if it is a path, else a folder of reports/, named after the others by default."""
+        if self.run is not None and os.sep in self.run:
             return Path(self.run).expanduser()
-        if self.run in (".", ".."):
-            raise ParameterError(f"run is {self.run!r}; it must be None, a name, or the path of a folder")
-        return REPORTS / self.run
+        named = (data.name_of(self.corpus), self.keyword, self.profile, self.split, self.seed)
+        return REPORTS / (self.run or "-".join(map(str, named)))
+
+    @property
+    def folds(self) -> int:
+        """How many networks are trained for one setting."""
+        return data.FOLDS if self.split == "folds" else 1
+
+    def named(self) -> dict:
+        """What a result depends on: all but `run`, a folder by its name, wherever it lies."""
+        talk = None if self.talk is None else data.name_of(self.talk)
+        values = asdict(self) | {"corpus": data.name_of(self.corpus), "talk": talk}
+        return {name: value for name, value in values.items() if name != "run"}
 
     def caveats(self) -> list[str]:
         """What a reader must know before believing a figure of this run."""
-        notes = []
-        if self.profile == "smoke":
-            notes.append(
-                "Profile smoke: trained for seconds to see that everything runs; figures mean nothing."
-            )
-        if self.split == "utterance":
-            notes.append("Speakers shared: voices heard in training are heard again in what is reported.")
-        return notes
-
-    def named(self) -> dict:
-        """The five that a result depends on; a corpus folder by its name, not where it lies."""
-        values = {k: v for k, v in asdict(self).items() if k != "run"}
-        return values | {"corpus": name_of(self.corpus)}
+        return [CAVEATS[value] for value in (self.profile, self.split) if value in CAVEATS]
 
 
-def beside(checkpoint: Path) -> tuple[dict, str]:
-    """The parameters, as `Parameters.named`, of the run in whose checkpoints/ a file lies, and the digest of its
-    corpus; {} and "" where that is none."""
-    try:
-        held = json.loads((Path(checkpoint).absolute().parent.parent / "run.json").read_text())
-        return Parameters(**held["parameters"]).named(), str(held["corpus_digest"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return {}, ""
+def _is_text(value) -> bool:
+    return isinstance(value, str) and bool(value.strip())
 
 
 class Run:
-    """The folder of one run; made if it is not there, refused if another run lives in it."""
+    """The folder of one run: made if it is missing, refused if another run lives in it."""
 
     def __init__(self, parameters: Parameters):
         self.parameters, self.folder = parameters, parameters.folder
-        held = self.read().get("parameters")
-        if held is not None and held != parameters.named():
-            ours = parameters.named()
-            differ = ", ".join(
-                f"{k} {held.get(k)!r}, not {ours[k]!r}" for k in ours if held.get(k) != ours[k]
-            )
-            raise ParameterError(f"{self.folder} holds another run ({differ}); choose another `run`")
-        if held is None:
-            self.write(schema=1, parameters=parameters.named(), stages={}, **provenance())
+        ours, path = parameters.named(), self.folder / "run.json"
+        with self._lock(".writing"):
+            held = self.read().get("parameters")
+            if held is None:
+                write_json(path, {"schema": 2, "parameters": ours, "stages": {}, **provenance()})
+            elif held != ours:
+                held = held if isinstance(held, dict) else {}
+                pairs = {k: f"{k} {held.get(k)!r}, not {ours[k]!r}" for k in ours}
+                differ = ", ".join(text for k, text in pairs.items() if held.get(k) != ours[k])
+                raise ParameterError(f"{path} is of another run ({differ}); choose another `run`")
+
+    @contextlib.contextmanager
+    def _lock(self, name: str, timeout_s: float = 60):
+        lock = FileLock(self.folder / name)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=timeout_s)
+        except Timeout:
+            raise ParameterError(f"another report is writing {self.folder}; wait for it") from None
+        except OSError as error:
+            remedy = "name a folder that can be written in KWS_REPORTS or `run`"
+            reason = f"cannot write in {self.folder} ({error.strerror})"
+            raise ParameterError(f"{reason}; {remedy}") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @contextlib.contextmanager
+    def locked(self):
+        """Holds the run; a `ParameterError` if another process does."""
+        with self._lock(".lock", timeout_s=0):
+            sweep(self.folder)
+            yield
 
     def read(self) -> dict:
         """run.json, or {} where there is none."""
         path = self.folder / "run.json"
-        try:
-            values = json.loads(path.read_text())
-        except FileNotFoundError:
-            return {}
-        except ValueError as error:
-            raise ParameterError(f"{path} is damaged ({error}); move it away to start afresh") from None
-        if not isinstance(values, dict):
-            raise ParameterError(f"{path} is damaged (not an object); move it away to start afresh")
-        return values
+        return read_json(path, "move it away to start afresh") if path.is_file() else {}
 
     def write(self, **values) -> None:
-        """Sets values of run.json."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / ".writing", "w") as file:  # notebooks opened beside the chain write too
-            fcntl.flock(file, fcntl.LOCK_EX)
+        """Sets values of run.json. (Notebooks that are open beside the chain write too.)"""
+        with self._lock(".writing"):
             write_json(self.folder / "run.json", self.read() | values)
 
-    @contextlib.contextmanager
-    def locked(self):
-        """Holds the run; `ParameterError` if another process does."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / ".lock", "w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ParameterError(f"{self.folder} is being written by another report") from None
-            yield
+    def path(self, kind: str, setting: Setting, suffix: str, fold: int = 0) -> Path:
+        """KIND/SETTING.SUFFIX, or KIND/SETTING-foldN.SUFFIX for a fold after the first."""
+        return self.folder / kind / f"{setting}{f'-fold{fold}' if fold else ''}.{suffix}"
 
-    def checkpoint(self, setting: str) -> Path:
-        return self.folder / "checkpoints" / f"{setting}.safetensors"
+    def checkpoint(self, setting: Setting, fold: int = 0) -> Path:
+        return self.path("checkpoints", setting, "safetensors", fold)
 
-    def resume(self, setting: str) -> Path:
-        return self.folder / "resume" / f"{setting}.safetensors"
+    def resume(self, setting: Setting, fold: int = 0) -> Path:
+        return self.path("resume", setting, "safetensors", fold)
 
     def figure(self, notebook: str, name: str) -> Path:
         return self.folder / "figures" / notebook / f"{name}.png"
 
-    def made_of(self, setting: str) -> Path:
-        """Where digests of a trained network stand, of what it was made of and of its weights."""
-        return self.folder / "history" / f"{setting}.json"
-
-    def write_history(self, setting: str, rows: list[dict]) -> None:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_atomic(self.folder / "history" / f"{setting}.csv", text.getvalue().encode())
-
-    def history(self, setting: str):
-        """A pandas frame, a row an epoch."""
-        import pandas
-
-        return pandas.read_csv(self.needed("history", setting, "csv"))
-
-    def write_scores(self, setting: str, ids, labels, probabilities) -> None:
-        buffer = io.BytesIO()
-        arrays = {"ids": ids.astype(str), "labels": labels, "probabilities": probabilities}
-        np.savez_compressed(buffer, **arrays)
-        write_atomic(self.folder / "scores" / f"{setting}.npz", buffer.getvalue())
-
-    def scores(self, setting: str) -> dict[str, np.ndarray]:
-        """ids, labels, probabilities of the part that is reported on: (clips,) each."""
-        with np.load(self.needed("scores", setting, "npz"), allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-
-    def error_ratio(self, setting: str, reference: str) -> tuple[float, float, float]:
-        """Errors (au_fa_fr, as 1 - AUC) of a setting over those of another on the same clips, and the 95 % interval
-        of this ratio over resampled speakers."""
-        mine, theirs = self.scores(setting), self.scores(reference)
-        if not np.array_equal(mine["ids"], theirs["ids"]):
-            raise MissingStageError(
-                f"scores of {setting} and {reference} are of different clips: run the notebooks that make them again"
-            )
-        labels, scores = mine["labels"], [each["probabilities"] for each in (mine, theirs)]
-        speakers = [Path(clip).name.split("_nohash_")[0] for clip in mine["ids"]]
-        interval = metrics.bootstrap(metrics.error_ratio, labels, *scores, groups=speakers)
-        return metrics.error_ratio(labels, *scores), *interval
-
-    def write_metrics(self, setting: str, values: dict) -> None:
-        write_json(self.folder / "metrics" / f"{setting}.json", values)
-
-    def metrics(self, setting: str) -> dict:
-        return json.loads(self.needed("metrics", setting, "json").read_text())
-
-    def measured(self) -> list[str]:
-        """Settings that have a metrics file: the named ones first, in their order."""
-        found = {path.stem for path in (self.folder / "metrics").glob("*.json")}
-        return [s for s in SETTINGS if s in found] + sorted(found - set(SETTINGS))
-
-    def table(self, settings: list[str]):
-        """A pandas frame, a row a setting: au_fa_fr, one_minus_auc and its interval (low, high), errors
-        (au_fa_fr over the baseline's; NaN where the baseline made none) and its interval, costs, and
-        the rates size, file and speed."""
-        import pandas
-
-        rows = {}
-        for setting in settings:
-            values = self.metrics(setting)
-            quality, versus = values["quality"], values["versus_baseline"]
-            low, high = quality["interval"]["one_minus_auc"]
-            errors_low, errors_high = versus["interval"]["au_fa_fr"] or (np.nan, np.nan)
-            errors_high = np.inf if errors_high is None else errors_high
-            rows[setting] = {
-                "au_fa_fr": quality["au_fa_fr"],
-                "one_minus_auc": quality["one_minus_auc"],
-                "low": low,
-                "high": high,
-                "errors": np.nan if versus["au_fa_fr"] is None else versus["au_fa_fr"],
-                "errors_low": errors_low,
-                "errors_high": errors_high,
-                **{key: values["cost"][key] for key in ("parameter_bytes", "file_bytes", "macs_per_clip")},
-                "size": versus["parameter_bytes"],
-                "file": versus["file_bytes"],
-                "speed": versus["macs"],
-            }
-        return pandas.DataFrame.from_dict(rows, orient="index")
-
-    def needed(self, kind: str, setting: str, suffix: str) -> Path:
+    def needed(self, kind: str, setting: Setting, suffix: str, fold: int = 0) -> Path:
         """The path of a file that must be there, or `MissingStageError`."""
-        path = self.folder / kind / f"{setting}.{suffix}"
+        path = self.path(kind, setting, suffix, fold)
         if not path.is_file():
             raise MissingStageError(
-                f"{kind} of {setting} are not in {self.folder}: run the notebook that makes them first, "
-                f"with the same parameters (`kws report` runs all in order)"
+                f"{kind} of {setting} are not in {self.folder}: run the notebook that makes them "
+                "first, with the same parameters (`kws report` runs all in order)"
             )
         return path
 
+    def write_history(self, setting: Setting, fold: int, rows: list[dict]) -> None:
+        import pandas
 
-def write_json(path: Path, values: dict) -> None:
-    write_atomic(path, (json.dumps(values, indent=1) + "\n").encode())
+        text = pandas.DataFrame(rows).to_csv(index=False, lineterminator="\n")
+        write_atomic(self.path("history", setting, "csv", fold), text.encode())
+
+    def history(self, setting: Setting):
+        """A pandas frame, a row an epoch, the fold in the first column."""
+        import pandas
+
+        frames = {}
+        for fold in range(self.parameters.folds):
+            path = self.needed("history", setting, "csv", fold)
+            try:
+                frames[fold] = pandas.read_csv(path, float_precision="round_trip")
+            except ValueError as error:  # pandas' parser's, or UTF-8's
+                raise FileError(f"{path} is damaged ({error}); {AGAIN}") from None
+        return pandas.concat(frames, names=["fold"]).reset_index("fold").reset_index(drop=True)
+
+    def write_scores(self, setting: Setting, ids, labels, folds, probabilities) -> None:
+        buffer, ids = io.BytesIO(), np.asarray(ids, str)
+        arrays = {"ids": ids, "labels": labels, "folds": folds, "probabilities": probabilities}
+        np.savez_compressed(buffer, **arrays)
+        write_atomic(self.path("scores", setting, "npz"), buffer.getvalue())
+
+    def scores(self, setting: Setting) -> dict[str, np.ndarray]:
+        """ids, labels, folds, probabilities of every clip that was scored: (clips,) each."""
+        path = self.needed("scores", setting, "npz")
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                found = {name: arrays[name] for name in ("ids", "labels", "folds", "probabilities")}
+            if len({values.shape for values in found.values()}) != 1:
+                raise ValueError("lengths differ")
+            return found
+        except Exception as error:  # zipfile, zlib and NumPy have errors of their own
+            raise FileError(f"{path} is damaged ({type(error).__name__}); {AGAIN}") from None
+
+    def write_metrics(self, setting: Setting, values: dict) -> None:
+        write_json(self.path("metrics", setting, "json"), values)
+
+    def metrics(self, setting: Setting) -> dict:
+        return self._result("metrics", setting, {"quality", "cost", "versus_baseline"})
+
+    def write_streams(self, setting: Setting, values: dict) -> None:
+        write_json(self.path("streams", setting, "json"), values)
+
+    def streams(self, setting: Setting) -> dict:
+        return self._result("streams", setting, {"detectors", "false_accepts", "missed"})
+
+    def _result(self, kind: str, setting: Setting, keys: set[str]) -> dict:
+        path = self.needed(kind, setting, "json")
+        values = read_json(path, AGAIN)
+        if values.get("setting") != str(setting) or not keys <= set(values):
+            raise FileError(f"{path} is damaged (no {kind} of {setting}); {AGAIN}")
+        return values
+
+    def measured(self) -> list[Setting]:
+        """Settings that have a metrics file, in the chain's order; other files are ignored."""
+        return [each for each in SETTINGS if self.path("metrics", each, "json").is_file()]
+
+    def table(self, settings: list[Setting]):
+        """A pandas frame, a row a setting: quality, ratios to the baseline, cost, how much smaller.
+
+        Shares are from 0 to 1; `smaller` is of file bytes; NaN is what cannot be stated.
+        """
+        import pandas
+
+        rows = pandas.json_normalize([self.metrics(each) for each in settings])
+        try:
+            columns = {key.split(".")[1]: rows[key] for key in FIGURES}
+            columns |= {name: rows[f"versus_baseline.{key}"] for name, key in FEWER.items()}
+            for name, key in ESTIMATES.items():
+                for place, end in enumerate(("", "_low", "_high")):
+                    columns[f"{name}{end}"] = pandas.to_numeric(rows[key].str[place])
+        except (KeyError, AttributeError, ValueError, TypeError) as error:
+            raise FileError(f"{self.folder / 'metrics'} lacks figures ({error}); {AGAIN}") from None
+        return pandas.DataFrame(columns).set_index(rows["setting"].rename(None))
 
 
 def provenance() -> dict:
-    """Versions, device and git commit: what a reader needs to compare runs."""
+    """Versions, device, threads and git commit: what a reader needs to compare runs."""
     versions = {"python": platform.python_version()}
-    for package in MEASURED_PACKAGES:
+    for package in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
-    return {"versions": versions, "device": platform.machine(), "commit": commit()}
+    threads = os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count())
+    what = {"versions": versions, "device": platform.machine(), "threads": threads}
+    return what | {"commit": commit()}
 
 
 def commit(root: Path = Path(__file__).parent.parent) -> str | None:
-    """The checkout's commit, with '+' when its code (`kwslib/`, `notebooks/`) is not the commit's: what a
-    run writes under `reports/` does not count. None outside a checkout."""
+    """The checkout's commit, '+' where its code differs from that; None outside a checkout."""
+    git, code = ["git", "-C", str(root)], ["kwslib", "notebooks"]
+    how = {"capture_output": True, "text": True, "check": True, "timeout": 10}
     try:
-        head = _git(root, "rev-parse", "--short=12", "HEAD")
-        return head + "+" * bool(_git(root, "status", "--porcelain", "--", "kwslib", "notebooks"))
+        head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], **how).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain", "--", *code], **how).stdout
+        return head + "+" * bool(changed.strip())
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def _git(root: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(root), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

@@ -1,344 +1,205 @@
 """The network on a stream: audio in pieces of any size in, a probability every 80 ms out. No torch.
 
-Two modes. `window` scores the last second at every step exactly as offline scoring does: each second
-begins with a GRU that has heard nothing, so as many windows as a second has steps (11) advance side
-by side, in one product a layer. `carried` lets one GRU run on from the stream's start, with
-attention over its outputs of the last second: offline, that is the network run over the whole
-recording at once. Either way the results do not depend on how the stream is cut, to the last bit.
+Each step scores the last second exactly as offline: one window is complete, another begins with a
+GRU that has heard nothing. Results do not depend on how the stream is cut, to the last bit.
 
-What is no audio is defined. A sample that is no number is silence, one beyond full scale is cut to
-it; neither lasts longer than its second (in `carried`, than the GRU remembers: seconds, at times minutes;
-`reports/README.md` has it by network). Digital silence is log-mels at their floor. A gap that is
-known is `skip`ped: time goes on, the rest is forgotten. An int8 checkpoint runs with its weights as floats
-(int8 times scale), which torch's int8 kernels differ from by what they round between layers.
+A sample that is not finite is silence, and one a little beyond full scale is cut to it. Both are
+forgotten after a second. An int8 checkpoint runs with its weights as floats (int8 times scale).
 """
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from . import checkpoints
+from . import files
 from .architecture import Architecture
 from .events import Detector
-from .layers import Attention, GruLayer, LogMels, convolved, moved
+from .layers import FULL_SCALE, LogMels, Windows
 
-MODES = ("window", "carried")
-ROUNDING = 1e-4  # by which a probability may differ from offline's; by over 1e-5 in a step of some thousands
-_FULL_SCALE = np.array(1 / 32768, np.float32)  # an array, as NumPy takes its time to convert a number
-_LONGEST = 1 << 60  # samples of a stream
-_PIECE = 16000  # samples that are heard at a time: what is fed at once may be hours
+LOUDEST = 1.5  # of float samples: resampling overshoots 1 by less, int16 as float is far beyond
 
 
 @dataclass
 class State:
-    """Everything a stream remembers, a plain value: copy it, keep it, set it back. `vars(state)` is
-    what `numpy.savez` takes, and State(**numpy.load(path)) what it gives back. Of `samples`, the first is the next
-    frame's, or sample 0 while there is none; of `outputs`, steps that a window has not come to hold anything."""
+    """All that a stream remembers, as plain values: copy it, keep it, set it back. `numpy.savez`
+    takes `vars(state)`, and State(**numpy.load(path)) is the state again."""
 
-    samples: np.ndarray  # (waiting,) float32
-    began: int  # samples skipped or heard before the first one of this stretch
-    heard: int  # samples heard since then
-    frames: np.ndarray  # (kept, mels) log-mels that the next step still needs
+    samples: np.ndarray  # (samples of a step,) float32, those that wait for it first
+    frames: np.ndarray  # (kernel, mels) log-mels
+    states: np.ndarray  # (layers * (hidden + 1), windows) of the GRU, see `layers.GruLayer`
+    sums: np.ndarray  # (2, windows) of the attention
+    began: int  # samples heard or skipped before this stretch
+    heard: int  # samples of this stretch
     step: int  # steps made in this stretch
-    hidden: np.ndarray  # (layers, windows, hidden) GRU states, the oldest window first
-    outputs: np.ndarray  # (windows, steps, hidden) last GRU outputs of each window, the oldest first
-    is_over: bool = False  # whether it was flushed
+    is_over: bool  # whether the stream was flushed
+    network: str  # digest of the architecture and the weights that it belongs to
 
 
 class Stream:
     """A keyword spotter on one stream.
 
-    weights: float32 arrays by name, as `checkpoints.float_weights` gives them. `window` gives its
-    first row when the first second is complete; `carried` at the first full kernel (20 frames), with
-    attention over what there is until it has a second.
+    A step makes as many frames as the convolution moves on, and ends where a kernel ends. So the
+    first steps also make frames from before the stream. No window that is reported holds them.
     """
 
-    def __init__(self, architecture: Architecture, weights: dict[str, np.ndarray], mode: str = "carried"):
-        self.architecture = a = architecture
-        _check(mode)
-        if a.steps < 2 or a.stride[1] > a.kernel[1]:
-            raise ValueError("a stream needs two steps a clip, and a kernel at least as long as its stride")
-        self.mode, front_end, self._weights = mode, a.front_end, weights
-        if front_end.hop_samples > front_end.window_samples:
-            raise ValueError("a stream needs windows at least as long as their hop")
-        if a.stride[1] == 1 and 2 * front_end.hop_samples >= front_end.window_samples:
-            # At its end the half window that is reflected would be gone.
-            raise ValueError("a stream that steps by one frame needs windows longer than two hops")
-        windows = a.steps if mode == "window" else 1
-        self._first = a.steps - 1 if mode == "window" else 0  # step that is the first to have a row
-        # Log-mels under the kernel; after them a 1, by which biases are part of the weights.
-        self._inputs = np.ones(a.kernel[1] * front_end.mels + 1, np.float32)
-        self._block = self._inputs[:-1].reshape(a.kernel[1], front_end.mels)
-        # Those of the first step, and those that are new at all others.
-        self._log_mels = tuple(LogMels(front_end, self._block[-n:]) for n in (a.kernel[1], a.stride[1]))
-        # Samples from the next frame's first one on: room for what waits for a step, a piece, and the end reflected.
-        room = self._log_mels[0].needed + _PIECE + front_end.window_samples
-        self._samples = np.zeros(room, np.float32)
-        # (layers * (hidden + 1), windows), the oldest window first, as `GruLayer` reads them; and the column of a
-        # window that has heard nothing.
-        self._unheard = np.tile(np.eye(a.hidden + 1, dtype=np.float32)[-1], a.layers)
-        self._states = np.zeros((len(self._unheard), windows), np.float32)
-        self._gru = [GruLayer(weights, n, a.hidden, self._states) for n in range(a.layers)]
-        self._from_inputs = convolved(weights, a, self._gru[0].from_below)
-        # Outputs of each window, step by step, the oldest window first; last a row of 1.
-        self._outputs = np.ones((a.hidden + 1, windows, a.steps), np.float32)
-        flat = self._outputs.reshape(a.hidden + 1, -1)
-        # What the oldest window has said. And the newest outputs (hidden, windows), which lie on a diagonal: the last
-        # step of the oldest window, the first step of the newest.
-        self._last = flat[:, : a.steps]
-        self._newest = flat[:-1, a.steps - 1 : -1 : a.steps - 1] if windows > 1 else flat[:-1, -1:]
-        # Where a step moves what is kept, and from where: outputs and states by a window, or outputs by a step;
-        # log-mels by the stride. What comes from the next row of outputs stands where steps are still to come.
-        self._outputs_to, self._outputs_from = moved(self._outputs, a.steps if windows > 1 else 1)
-        self._states_to, self._states_from = moved(self._states, 1)
-        self._frames_to, self._frames_from = moved(self._block, a.stride[1] * front_end.mels)
-        self._attention = Attention(weights, a.hidden)
+    def __init__(self, architecture: Architecture, weights: dict[str, np.ndarray]):
+        """weights: float32 arrays, see `files.float_weights`. `ValueError`: cannot be streamed."""
+        self.architecture, self._weights, front_end = architecture, weights, architecture.front_end
+        kernel, stride = architecture.kernel[1], architecture.stride[1]  # frames
+        hop, window = front_end.hop_samples, front_end.window_samples
+        if hop > window or stride > kernel or kernel % stride == 1 % stride:
+            raise ValueError(
+                f"kernel {kernel}, stride {stride}: a stream needs frames that overlap, and a "
+                "kernel that is at least a stride and not one frame over a multiple of it"
+            )
+        steps, self._half = -(-kernel // stride), window // 2  # steps that fill a kernel
+        self._first = steps + architecture.steps - 2  # the step that completes the first window
+        # Samples of step 0 from before the stream, samples by which a step moves on.
+        self._before, self._taken = (steps * stride - kernel) * hop + self._half, stride * hop
+        self._samples = np.zeros(self._taken - hop + window, np.float32)  # of the next step
+        self._late = window - self._half  # samples that a step hears after its last frame's middle
+        self._windows = Windows(architecture, weights)
+        self._log_mels = LogMels(front_end, self._samples, self._windows.frames[-stride:])
+        content = [architecture.to_json().encode()]
+        content += [weights[name].tobytes() for name in sorted(weights)]
+        self._network = hashlib.sha256(b"".join(content)).hexdigest()[:16]
         self.reset()
 
     @classmethod
-    def load(cls, path: Path, mode: str = "carried") -> "Stream":
-        """The stream of a checkpoint, or `CheckpointError`."""
-        _check(mode)
-        arrays, metadata = checkpoints.read(path)
-        architecture = checkpoints.architecture_of(metadata, path, arrays)
-        weights = checkpoints.float_weights(arrays, path)
+    def load(cls, path: Path) -> "Stream":
+        """The stream of a checkpoint, float or int8, or `CheckpointError`."""
+        arrays, metadata = files.read_checkpoint(path)
+        architecture = files.architecture_of(metadata, path, arrays)
+        weights = files.float_weights(arrays, path)
         try:
-            return cls(architecture, weights, mode)
-        except KeyError as error:
-            raise checkpoints.CheckpointError(f"{path}: {error} is neither float32 nor int8") from None
+            return cls(architecture, weights)
         except ValueError as error:
-            raise checkpoints.CheckpointError(f"{path}: {error}") from None
+            raise files.CheckpointError(f"{path}: {error}") from None
 
-    def __reduce__(self):
-        return Stream, (self.architecture, self._weights, self.mode), self.state
+    def reset(self) -> None:
+        """Forgets everything; the next sample is at 0 s."""
+        self._began = self._heard = self._step = 0
+        self._is_over = False
+        self._samples[:] = 0
+        self._windows.reset()
 
-    def __setstate__(self, state: State) -> None:
-        self.state = state
-
-    @property
-    def latency_s(self) -> float:
-        """Seconds of audio past a step's last frame centre that the step waits for."""
-        front_end = self.architecture.front_end
-        return front_end.window_samples / 2 / front_end.sample_rate_hz
+    def skip(self, samples: int) -> None:
+        """So many samples were lost. Forgets all but the time; the next sample comes after them."""
+        if samples < 0:
+            raise ValueError(f"samples is {samples}; a gap must not be negative")
+        began = self._began + self._heard + int(samples)
+        self.reset()
+        self._began = began
 
     @property
     def position_s(self) -> float:
         """Seconds of audio since the stream's start, heard or skipped."""
         return (self._began + self._heard) / self.architecture.front_end.sample_rate_hz
 
-    def reset(self) -> None:
-        """Forgets everything heard; the next sample is at 0 s."""
-        # The start is reflected about sample 0: in front of it room for half a window.
-        self._pending, self._began, self._heard = self.architecture.front_end.window_samples // 2, 0, 0
-        self._steps, self._is_over = 0, False
-        self._outputs[:-1] = 0
-        self._states[:] = self._unheard[:, None]
+    def feed(self, samples: np.ndarray) -> np.ndarray:
+        """Hears (samples,) int16, or float from -1 to 1, any number of them. Returns (steps, 2):
+        seconds from the stream's start to the step's last frame, and probability of the keyword in
+        the second that ends there."""
+        if self._is_over:
+            raise ValueError("the stream was flushed; reset it, or skip to where it goes on")
+        return self._hear(_scale(samples))
 
-    def skip(self, samples: int) -> None:
-        """A gap: so many samples were lost. Forgets everything heard; the next sample comes after it."""
-        if samples < 0:
-            raise ValueError(f"a gap of {samples} samples; it must not be negative")
-        began = self._began + self._heard + int(samples)
-        if began > _LONGEST:
-            raise ValueError(f"a gap of more than {_LONGEST} samples")
+    def flush(self) -> np.ndarray:
+        """Ends the stream and returns its last rows, with the last half frame reflected, as offline
+        framing does. Before the next sample, reset or skip."""
+        rows, heard = self.feed(self._samples[:0]), self._heard
+        if heard > self._half:
+            tail = self._samples[: self._waiting][-2 : -self._half - 2 : -1]
+            rows = np.concatenate([rows, self._hear(tail.copy())])
+        self._heard, self._is_over = heard, True
+        return rows
+
+    def score(self, samples: np.ndarray, chunk: int = 1280) -> np.ndarray:
+        """All rows of a recording from a fresh start, `chunk` samples at a time."""
         self.reset()
-        self._began = began
+        pieces = [self.feed(samples[at : at + chunk]) for at in range(0, len(samples), chunk)]
+        return np.concatenate([*pieces, self.flush()])
+
+    def _hear(self, samples: np.ndarray) -> np.ndarray:
+        """Samples within FULL_SCALE -> rows. Each step computes on the same arrays however the
+        samples came, so its result has the same bits."""
+        rows, zero, half = [], self._before, self._half
+        while True:
+            waiting = self._waiting
+            piece = samples[: len(self._samples) - waiting]
+            samples = samples[len(piece) :]
+            self._samples[waiting : waiting + len(piece)] = piece
+            self._heard += len(piece)
+            if waiting + len(piece) < len(self._samples):
+                return np.array(rows).reshape(-1, 2)
+            if self._step == 0:  # offline framing reflects the start about sample 0
+                self._samples[zero - half : zero] = self._samples[zero + half : zero : -1]
+            self._log_mels.compute()
+            probability = self._windows.advance(self._step)
+            if self._step >= self._first:
+                middle = self._began + self._heard - self._late
+                rows.append((middle / self.architecture.front_end.sample_rate_hz, probability))
+            self._step += 1
+            self._samples[: -self._taken] = self._samples[self._taken :]
+
+    @property
+    def _waiting(self) -> int:  # samples that wait for the next step
+        return self._before + self._heard - self._step * self._taken
 
     @property
     def state(self) -> State:
-        """A copy of the state; assign one to go on from there."""
-        return State(
-            samples=self._samples[self._unreflected(self._heard) : self._pending].copy(),
-            began=self._began,
-            heard=self._heard,
-            frames=self._block[: self._kept(self._steps)].copy(),
-            step=self._steps,
-            hidden=np.stack([layer.hidden.T for layer in self._gru]),
-            outputs=self._outputs[:-1].transpose(1, 2, 0).copy(),
-            is_over=self._is_over,
-        )
+        """A copy of the state. Assign one to go on from there; `ValueError` if it is another
+        network's, or no state."""
+        counts = self._began, self._heard, self._step, self._is_over
+        return State(*(array.copy() for array in self._arrays()), *counts, self._network)
 
     @state.setter
     def state(self, state: State) -> None:
-        a = self.architecture
-        # Arrays after numpy.load.
-        began, heard, step = (int(n) for n in (state.began, state.heard, state.step))
-        if not all(0 <= n <= _LONGEST for n in (began, heard, step)):
-            raise ValueError(
-                f"not a state: began {began}, heard {heard}, step {step}; no stream comes to that"
-            )
-        kept, waiting = self._kept(step), np.size(state.samples)
-        shapes = {
-            "samples": (waiting if state.is_over else self._waiting(heard, step),),
-            "frames": (kept, a.front_end.mels),
-            "hidden": (a.layers, self._states.shape[1], a.hidden),
-            "outputs": (*self._outputs.shape[1:], a.hidden),
-        }
-        values = {name: np.array(getattr(state, name), np.float32) for name in shapes}
-        for name, shape in shapes.items():
-            if values[name].shape != shape:
-                raise ValueError(
-                    f"not a state of a {self.mode} stream of this architecture: {name} is "
-                    f"{values[name].shape}, not {shape}"
-                )
-            if not (np.abs(values[name]) <= 1000).all():
-                raise ValueError(f"not a state: {name} holds values that no stream comes to")
-        if waiting >= self._log_mels[step > 0].needed:
-            raise ValueError(f"not a state: {waiting} samples wait, which are enough for a step")
-        self._began, self._heard, self._steps, self._is_over = began, heard, step, bool(state.is_over)
-        first = self._unreflected(heard)
-        self._pending = first + waiting
-        self._samples[first : self._pending] = values["samples"]
-        self._block[:kept] = values["frames"]
-        self._outputs[:-1] = values["outputs"].transpose(2, 0, 1)
-        for layer, hidden in zip(self._gru, values["hidden"], strict=True):
-            layer.hidden[:] = hidden.T
+        if not isinstance(state, State):
+            raise ValueError(f"a state is what Stream.state gives, not {type(state).__name__}")
+        own, new = self._arrays(), (state.samples, state.frames, state.states, state.sums)
+        is_same = [np.shape(array) for array in new] == [array.shape for array in own]
+        if str(state.network) != self._network or not is_same:
+            raise ValueError("not a state of this network: it belongs to another one")
+        self._began, self._heard = int(state.began), int(state.heard)
+        self._step, self._is_over = int(state.step), bool(state.is_over)
+        for array, value in zip(own, new, strict=True):
+            array[:] = value
 
-    def _kept(self, steps: int) -> int:
-        """Log-mels that the next step still needs, after so many steps."""
-        return self.architecture.kernel[1] - self.architecture.stride[1] if steps else 0
+    def _arrays(self) -> tuple[np.ndarray, ...]:
+        return self._samples, self._windows.frames, self._windows.states, self._windows.sums
 
-    def _waiting(self, heard: int, steps: int) -> int:
-        """Samples that wait for the next step; the reflected start is of them once it is known."""
-        a = self.architecture
-        frames = a.kernel[1] + (steps - 1) * a.stride[1] if steps else 0
-        reflected = a.front_end.window_samples // 2 - self._unreflected(heard)
-        return reflected + heard - frames * a.front_end.hop_samples
+    def __reduce__(self):  # array by array, a copy would lose which ones are views
+        return Stream, (self.architecture, self._weights), self.state
 
-    def feed(self, samples: np.ndarray) -> np.ndarray:
-        """Hears (samples,) int16, or float from -1 to 1; any number of them, none included.
-
-        Returns (steps, 2) float64: time in seconds from the stream's start of the step's last
-        frame, and the probability of the keyword in the last second.
-        """
-        self._goes_on()
-        samples, rows = _checked(samples), []
-        for start in range(0, len(samples), _PIECE):
-            self._take(samples[start : start + _PIECE], rows)
-        return np.array(rows).reshape(-1, 2)
-
-    def flush(self) -> np.ndarray:
-        """Ends the stream: reflects its last half window, as offline framing does, and returns the
-        steps that this completes. After it the stream must be reset, or skip to where it goes on."""
-        self._goes_on()
-        self._is_over, rows, end = True, [], self._pending
-        if not self._unreflected(self._heard):
-            half = self.architecture.front_end.window_samples // 2
-            reflected = self._samples[:end][-2 : -half - 2 : -1]
-            self._pending += len(reflected)
-            self._samples[end : self._pending] = reflected
-            self._advance(rows)
-        return np.array(rows).reshape(-1, 2)
-
-    def hear(self, samples: np.ndarray, chunk: int = 1280) -> np.ndarray:
-        """A recording from a fresh start, `chunk` samples at a time: (steps, 2) as from `feed`."""
-        if chunk < 1:
-            raise ValueError(f"chunk is {chunk}; it must be at least 1 sample")
-        self.reset()
-        pieces = [self.feed(samples[start : start + chunk]) for start in range(0, len(samples), chunk)]
-        return np.concatenate([*pieces, self.flush()])
-
-    def _goes_on(self) -> None:
-        if self._is_over:
-            raise ValueError("the stream was flushed; reset it, or skip to where it goes on")
-
-    def _unreflected(self, heard: int) -> int:
-        """Room before the stream's first sample: half a window while what is reflected there is not known, which
-        takes half a window and one sample; then none."""
-        half = self.architecture.front_end.window_samples // 2
-        return half if heard <= half else 0
-
-    def _take(self, samples: np.ndarray, rows: list) -> None:
-        """Hears a piece, and adds what each step says to the rows."""
-        if self._pending + len(samples) > len(self._samples):  # what an interrupted call has left
-            self._advance(rows)
-        unknown, end = self._unreflected(self._heard), self._pending + len(samples)
-        _scale(samples, self._samples[self._pending : end])
-        self._pending = end
-        self._heard += len(samples)
-        if unknown:
-            if self._unreflected(self._heard):
-                return
-            self._samples[:unknown] = self._samples[2 * unknown : unknown : -1]
-        self._advance(rows)
-
-    def _advance(self, rows: list) -> None:
-        """Makes every step that the pending samples allow. Each step's arrays have the same shapes
-        however the samples came, which is what makes the results equal to the last bit."""
-        a, end, start = self.architecture, self._pending, 0
-        log_mels = self._log_mels[self._steps > 0]
-        try:
-            while end - start >= log_mels.needed:
-                log_mels.make(self._samples, start)
-                probability = self._step()
-                if self._steps >= self._first:
-                    centre = (self._steps * a.stride[1] + a.kernel[1] - 1) * a.front_end.hop_samples
-                    rows.append(((self._began + centre) / a.front_end.sample_rate_hz, probability))
-                self._steps += 1
-                start += log_mels.taken
-                self._frames_to[:] = self._frames_from
-                log_mels = self._log_mels[1]
-        finally:  # when interrupted as well: what was taken is not pending any more
-            if start:
-                self._pending = end - start
-                self._samples[: self._pending] = self._samples[start:end]
-
-    def _step(self) -> float:
-        """One step on the log-mels in the block -> probability of the keyword in the last second."""
-        self._outputs_to[:] = self._outputs_from
-        last = self._last
-        if self.mode == "window":  # the window that is complete makes room for a new one
-            self._states_to[:] = self._states_from
-            self._states[:, -1] = self._unheard
-        elif self._steps + 1 < last.shape[1]:
-            last = last[:, -self._steps - 1 :]
-        np.dot(self._inputs, self._from_inputs, out=self._gru[0].told)
-        for layer in self._gru:
-            layer.advance()
-        self._newest[:] = layer.hidden
-        return self._attention.probability(last)
+    def __setstate__(self, state: State) -> None:
+        self.state = state
 
 
-def ready(path: Path, mode: str | None = None, **wanted) -> tuple[Stream, Detector]:
-    """The stream and the detector of a checkpoint. mode None: that of its detector, else `window`.
-    wanted: values of `Detector` that take the place of the checkpoint's (None: the checkpoint's, or,
-    where it has no detector for the mode, the default)."""
-    _, metadata = checkpoints.read(path)
-    kept = checkpoints.detectors_of(metadata, path)
-    try:
-        for name, values in kept.items():
-            Detector(**values)
-            _check(name)
-    except ValueError as error:
-        raise checkpoints.CheckpointError(f"{path}: its detectors cannot be used ({error})") from None
-    mode = mode or next(iter(kept), "window")
-    stream = Stream.load(path, mode)
-    values = kept.get(mode, {}) | {name: value for name, value in wanted.items() if value is not None}
-    return stream, Detector(**values)
+def ready(path: Path, threshold=None, smoothing=None) -> tuple[Stream, Detector]:
+    """The stream and the detector of a checkpoint. `threshold` and `smoothing` override the stored
+    values. Without a stored detector, the defaults of `Detector` hold."""
+    values = files.detector_of(files.read_checkpoint(path)[1], path) or {}
+    if threshold is not None:
+        values["threshold"] = threshold
+    if smoothing is not None:
+        values["smoothing"] = smoothing
+    return Stream.load(path), Detector(**values)
 
 
-def _check(mode: str) -> None:
-    if mode not in MODES:
-        raise ValueError(f"mode is {mode!r}; it must be {' or '.join(MODES)}")
-
-
-def _checked(samples: np.ndarray) -> np.ndarray:
-    """(samples,) int16 or float of any precision, or `ValueError`."""
+def _scale(samples: np.ndarray) -> np.ndarray:
+    """(samples,) int16, or float of full scale 1 -> within FULL_SCALE, silent where not finite."""
     samples = np.asarray(samples)
-    if samples.ndim != 1:
-        raise ValueError(f"samples are {samples.shape}; a stream hears (samples,), one channel")
-    kind, size = samples.dtype.kind, samples.dtype.itemsize
-    if kind != "f" and (kind, size) != ("i", 2):
-        raise ValueError(f"samples are {samples.dtype}; they must be int16 or float")
-    return samples
-
-
-def _scale(samples: np.ndarray, out: np.ndarray) -> None:
-    """Samples that may be int16, or broken -> out (samples,) float32 within -1 to 1."""
-    if samples.dtype.kind == "i":
-        np.multiply(samples, _FULL_SCALE, out=out)
-        return
-    if not np.abs(samples).max() <= 1:  # not: so that NaN goes there as well
-        samples = np.clip(np.where(np.isfinite(samples), samples, 0), -1, 1)
-    out[:] = samples
+    is_int16 = samples.dtype.kind == "i" and samples.dtype.itemsize == 2  # of either byte order
+    if samples.ndim != 1 or not (is_int16 or samples.dtype.kind == "f"):
+        raise ValueError(f"samples are {samples.dtype} {samples.shape}, not (n,) int16 or float")
+    if is_int16:
+        return samples
+    if len(samples) and not (samples.max() <= 1 and samples.min() >= -1):  # so NaN comes here too
+        samples = np.where(np.isfinite(samples), samples, 0)
+        if (loudest := np.abs(samples).max()) > LOUDEST:
+            raise ValueError(f"a float sample is {loudest:g}; full scale is 1, or pass int16")
+        samples = samples.clip(-1, 1)
+    return samples.astype(np.float32) * np.float32(FULL_SCALE)

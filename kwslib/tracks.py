@@ -1,173 +1,229 @@
-"""Tracks to train on: keyword and other words laid end to end at known times, in ever new ways.
+"""Continuous audio made of clips and talk: to train on, and to judge on. NumPy only.
 
-A track is (samples,) at 16 kHz with the keyword's words as (words, 2) seconds of begin and end. Where
-a word lies within its clip `endpoints` measures. The same generator gives the same track.
+A track is (samples,) at 16 kHz on which the keyword is spoken at known times, given as (words, 2)
+seconds of begin and end. Where a word lies in its clip is measured by `word_span`, because corpora
+do not say it. The same generator makes the same track.
 """
 
-from collections.abc import Sequence
+import io
 from dataclasses import dataclass
 
 import numpy as np
 
-from .architecture import Architecture
-from .endpoints import RATE_HZ
+from .data import SAMPLE_RATE_HZ
 
-AROUND_S = 0.1  # see `targets`
+# Word spans. Power is compared with the noise in each band, so that rumble hides no weak syllable.
+BANDS_HZ = (300, 600, 1000, 1600, 2500, 4000, 8000)
+CLOSURE_S = 0.16  # the longest pause within a word
+LOUDER, PEAK = 3.0, 10.0  # times the noise: sound; less than the second anywhere is no word
+BELOW_PEAK = 1e-3  # of the peak's power: less is no sound
+_HOP, _WINDOW = 160, 400
+
+# Training tracks. Shares are of all pieces, or of the pieces without the keyword.
+KEYWORD, FRAGMENT = 0.25, 0.1  # of all pieces: the keyword; its beginning or end alone
+TALK, CUT, SILENCE = 0.5, 0.15, 0.05  # of the others: cut out of talk; a part of a word; nothing
+JOINED = 0.5  # of the pieces follow the one before without a gap
+ROOM = 0.4  # of the pieces are in a room
+TALK_ALONE = 0.1  # of the tracks are talk as it is
+OVER_TALK, OVER_TALK_DB = 0.35, (3.0, 25.0)  # of the tracks lie over talk, so many dB above it
+OVER_NOISE_DB = (5.0, 30.0)  # the others over noise
+CODED = 0.1  # of the tracks go through Opus, so that the codec of talk tells nothing
+PACE = (0.87, 1.15)  # of a piece; changes its pitch too
+FRAGMENT_LENGTH = (0.25, 0.6)  # of the keyword
+ECHO_S, DECAY_S, ECHO_DB = (0.05, 0.35), (0.08, 0.4), (-15.0, -3.0)  # of a room
 FADE = 80  # samples, of every cut
-PACE = (0.87, 1.15)  # of pieces of training tracks; time and, inversely, all frequencies
-ECHO_S, DECAY_S = (0.05, 0.35), (0.08, 0.4)  # length of a room's echoes; in which time they lose 60 dB
-ECHO_DB = (-15.0, -3.0)  # power of all echoes over that of the sound itself
-PART = 0.2  # of a keyword: a second that holds as much is no other word; see `targets`
-FRAGMENT = (0.25, 0.6)  # of a keyword: of its beginnings and ends that are laid as other speech
-TILT, BEND = 1.2, 0.8  # largest change of the log-mel power by a microphone, at the ends and in the middle
-_NONE = np.zeros((0, 2))
-
-
-def targets(
-    words: np.ndarray, architecture: Architecture, samples: int, fragments: np.ndarray = _NONE
-) -> np.ndarray:
-    """What a network should say at each step of a track: (steps,) int64, 1 where the last second holds
-    a whole keyword, 0 where it holds less than `PART` of any, -1 between, where nothing is asked.
-    words, fragments: (n, 2) seconds, of keywords and of parts of keywords.
-
-    The last second of a step is the clip whose offline score the step gives. Corpora hold clips whose
-    word is cut off, labelled as the keyword all the same: calling such seconds another word here would
-    take back what those clips teach. For the same reason a fragment is another word only where
-    the second goes on for `AROUND_S` before and after it.
-    """
-    a = architecture
-    frames = samples // a.front_end.hop_samples + 1
-    steps = (frames - a.kernel[1]) // a.stride[1] + 1
-    hop_s = a.front_end.hop_samples / a.front_end.sample_rate_hz
-    stop = (np.arange(steps) * a.stride[1] + a.kernel[1] - 1) * hop_s
-    start = stop - ((a.steps - 1) * a.stride[1] + a.kernel[1] - 1) * hop_s
-    wanted = np.zeros(steps, np.int64)
-    for begin, end in words:
-        inside = np.clip(np.minimum(stop, end) - np.maximum(start, begin), 0, None) / (end - begin)
-        wanted = np.where(inside > 0.999, 1, np.where((inside >= PART) & (wanted == 0), -1, wanted))
-    for begin, end in fragments:
-        cut = [(edge > begin - AROUND_S) & (edge < end + AROUND_S) for edge in (start, stop)]
-        wanted = np.where((cut[0] | cut[1]) & (wanted == 0), -1, wanted)
-    return wanted
 
 
 @dataclass(frozen=True)
-class Sources:
-    """What tracks and soundscapes are made of. clips: (clips, samples) int16, all of them; spans: (clips, 2)
-    of their words; keyword, others: positions; background: recordings, (samples,) int16; talk: (samples,)
-    int16 of running speech without the keyword, may be empty."""
+class Material:
+    """What tracks are made of.
+
+    clips: (clips, samples) int16, all of a corpus; spans: (clips, 2) samples, where their words
+    lie; keyword, others: positions of clips; noises, talk: recordings (samples,) int16, may be
+    none.
+    """
 
     clips: np.ndarray
     spans: np.ndarray
     keyword: np.ndarray
     others: np.ndarray
-    background: Sequence[np.ndarray]
-    talk: np.ndarray
+    noises: tuple[np.ndarray, ...] = ()
+    talk: tuple[np.ndarray, ...] = ()
 
 
 @dataclass(frozen=True)
-class Mix:
-    """How training tracks are made and heard: shares of the pieces that are no keyword, and how they are joined.
-    Each share can be 0, which is how its worth is measured."""
+class Track:
+    """A track to judge on. samples: (samples,) int16; words: (words, 2) seconds; clips: (words,)
+    positions of the keyword's clips."""
 
-    keyword: float = 0.25  # of all pieces
-    fragment: float = 0.1  # of all pieces: the beginning or the end of a keyword, which is another word
-    talk: float = 0.35  # of the other pieces: cut out of running speech at random
-    cut: float = 0.2  # of the other pieces: words of the corpus cut at random places
-    noise: float = 0.05  # of the other pieces: background noise alone
-    joined: float = 0.5  # of the pieces follow the one before without a gap
-    varied: bool = True  # every piece at another pace, a track through another microphone whenever drawn
-    room: float = 0.4  # of the pieces are heard in a room
+    samples: np.ndarray
+    words: np.ndarray
+    clips: np.ndarray
+
+    @property
+    def hours(self) -> float:
+        return len(self.samples) / SAMPLE_RATE_HZ / 3600
+
+
+def word_span(clip: np.ndarray) -> tuple[int, int]:
+    """Begin and end, in samples, of the word in a clip (samples,), with 10 ms more on both sides.
+
+    Sound is every frame `LOUDER` than the noise. Sounds with pauses of up to `CLOSURE_S` between
+    them are one; the word goes from the first to the last that weighs half as much as the heaviest.
+    Where nothing rises to `PEAK` times the noise, the whole clip is the word.
+    """
+    power = _signal_to_noise(clip)
+    if power.max(initial=0) <= PEAK:
+        return 0, len(clip)
+    sound = np.flatnonzero(power > LOUDER)
+    gaps = np.diff(sound) > CLOSURE_S * SAMPLE_RATE_HZ / _HOP
+    sounds = np.split(sound, 1 + np.flatnonzero(gaps))
+    weights = np.array([np.log(power[s] / LOUDER).sum() for s in sounds])
+    loud = [s for s, weight in zip(sounds, weights, strict=True) if weight >= weights.max() / 2]
+    first, last = int(loud[0][0]), int(loud[-1][-1])
+    return max(0, (first - 1) * _HOP), min(len(clip), (last + 2) * _HOP)
+
+
+def _signal_to_noise(clip: np.ndarray) -> np.ndarray:
+    """(frames,) of 10 ms: power over the noise's, mean over bands; the noise of a band is what a
+    fifth of its frames stay below."""
+    padded = np.pad(clip.astype(np.float64), (_WINDOW - _HOP) // 2)
+    if len(padded) < _WINDOW:
+        return np.zeros(0)
+    frames = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[::_HOP]
+    spectrum = np.abs(np.fft.rfft(frames * np.hanning(_WINDOW), axis=1)) ** 2
+    edges = np.array(BANDS_HZ) * _WINDOW // SAMPLE_RATE_HZ
+    power = np.add.reduceat(spectrum, edges, axis=1)[:, :-1]
+    smooth = np.stack([np.convolve(band, np.ones(3) / 3, "same") for band in power.T], axis=1)
+    total = smooth.sum(axis=1)
+    if total.max() < 1:
+        return np.zeros(len(total))
+    noise = np.quantile(smooth[total > 0], 0.2, axis=0)
+    least = total.max() * BELOW_PEAK / LOUDER / smooth.shape[1]
+    return (smooth / np.maximum(noise, least)).mean(axis=1)
 
 
 def training_track(
-    sources: Sources, mix: Mix, samples: int, generator: np.random.Generator
+    material: Material, samples: int, generator: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(samples,) float32 from -1 to 1, and the seconds (n, 2) of the keywords and of the fragments of
-    keywords on it, which may run over the track's ends: pieces of speech at levels of their own, over
-    noise 5 to 30 dB below."""
+    """A track to train on: pieces of speech, each at a level of its own, over noise or talk.
+
+    Returns the track, (samples,) float32 from -1 to 1, and the seconds (n, 2) of the keywords and
+    of the fragments of keywords on it, which may run over the track's ends.
+    """
     track, words, fragments = np.zeros(samples, np.float32), [], []
-    at = -int(generator.integers(RATE_HZ))
+    at = -int(generator.integers(SAMPLE_RATE_HZ))
+    if material.talk and generator.random() < TALK_ALONE:
+        longest = int(samples * PACE[1]) + 2
+        track = change_pace(_stretch(material.talk, longest, generator), generator)[:samples]
+        track, at = track / np.float32(32768), samples
     while at < samples:
-        if generator.random() >= mix.joined:
-            at += int(generator.exponential(0.3) * RATE_HZ)
+        if generator.random() >= JOINED:
+            at += int(generator.exponential(0.3) * SAMPLE_RATE_HZ)
         kind = generator.random()
-        if kind < mix.keyword + mix.fragment:
-            clip = sources.keyword[generator.integers(len(sources.keyword))]
-            begin, end = sources.spans[clip]
-            if kind >= mix.keyword:
-                length = int(generator.uniform(*FRAGMENT) * (end - begin))
-                begin, end = (begin, begin + length) if generator.random() < 0.5 else (end - length, end)
-            piece = paced(sources.clips[clip][begin:end], mix, generator)
-            laid = fragments if kind >= mix.keyword else words
-            laid.append((at / RATE_HZ, (at + len(piece)) / RATE_HZ))
+        if kind < KEYWORD + FRAGMENT:
+            piece = _keyword_piece(material, kind >= KEYWORD, generator)
         else:
-            piece = paced(_other_piece(sources, mix, generator), mix, generator)
-        if generator.random() < mix.room:
-            piece = in_room(piece, generator)
-        lay(track, piece * np.float32(10 ** (generator.uniform(-8, 4) / 20) / 32768), at)
+            piece = _other_piece(material, generator)
+        piece = change_pace(piece, generator)
+        if kind < KEYWORD + FRAGMENT:
+            spans = words if kind < KEYWORD else fragments
+            spans.append((at / SAMPLE_RATE_HZ, (at + len(piece)) / SAMPLE_RATE_HZ))
+        if generator.random() < ROOM:
+            piece = add_room(piece, generator)
+        overlay(track, piece * _gain(generator, -8, 4) / np.float32(32768), at)
         at += len(piece)
-    level = np.sqrt(np.mean(track**2)) + 1e-4
-    if len(sources.background):
-        recording = sources.background[generator.integers(len(sources.background))]
-        start = generator.integers(max(1, len(recording) - samples))
-        noise = np.resize(recording[start : start + samples].astype(np.float32), samples)
+    track += _under(track, material, generator)
+    track = np.clip(track * _gain(generator, -14, 3), -1, 1)
+    if generator.random() < CODED:
+        track = code_opus(track)
+    return track, *(np.array(spans).reshape(-1, 2) for spans in (words, fragments))
+
+
+def _gain(generator, low_db: float, high_db: float) -> np.float32:
+    return np.float32(10 ** (generator.uniform(low_db, high_db) / 20))
+
+
+def _keyword_piece(material: Material, is_fragment: bool, generator) -> np.ndarray:
+    clip = material.keyword[generator.integers(len(material.keyword))]
+    begin, end = material.spans[clip]
+    if is_fragment:
+        length = int(generator.uniform(*FRAGMENT_LENGTH) * (end - begin))
+        is_start = generator.random() < 0.5
+        begin, end = (begin, begin + length) if is_start else (end - length, end)
+    return material.clips[clip][begin:end]
+
+
+def _other_piece(material: Material, generator) -> np.ndarray:
+    """(samples,) int16 of anything but the keyword."""
+    kind = generator.random()
+    if kind < TALK and material.talk:
+        return _stretch(material.talk, int(generator.uniform(0.4, 3) * SAMPLE_RATE_HZ), generator)
+    if kind > 1 - SILENCE:
+        return np.zeros(int(generator.uniform(0.5, 1.5) * SAMPLE_RATE_HZ), np.int16)
+    clip = material.others[generator.integers(len(material.others))]
+    begin, end = material.spans[clip]
+    if kind > 1 - SILENCE - CUT:
+        begin, end = np.sort(generator.integers(begin, end + 1, 2))
+    return material.clips[clip][begin:end]
+
+
+def _stretch(recordings, samples: int, generator) -> np.ndarray:
+    """A stretch of one of the recordings, each as likely as it is long; shorter ones repeat."""
+    lengths = np.array([len(recording) for recording in recordings])
+    recording = recordings[generator.choice(len(recordings), p=lengths / lengths.sum())]
+    start = generator.integers(max(1, len(recording) - samples))
+    return np.resize(recording[start : start + samples], samples)
+
+
+def _under(track: np.ndarray, material: Material, generator) -> np.ndarray:
+    """(samples,) float32 to lie under a track: talk, recorded noise, or white noise."""
+    samples, is_talk = len(track), generator.random() < OVER_TALK and bool(material.talk)
+    recordings = material.talk if is_talk else material.noises
+    if recordings:
+        under = _stretch(recordings, samples, generator).astype(np.float32)
     else:
-        noise = generator.standard_normal(samples, np.float32)
-    noise /= np.sqrt(np.mean(noise**2)) + 1e-6
-    track += level * np.float32(10 ** (-generator.uniform(5, 30) / 20)) * noise
-    track *= np.float32(10 ** (generator.uniform(-14, 3) / 20))
-    return np.clip(track, -1, 1), *(np.array(laid).reshape(-1, 2) for laid in (words, fragments))
+        under = generator.standard_normal(samples, np.float32)
+    under /= np.sqrt(np.mean(under**2)) + np.float32(1e-6)
+    low, high = OVER_TALK_DB if is_talk else OVER_NOISE_DB
+    return (np.sqrt(np.mean(track**2)) + 1e-4) * _gain(generator, -high, -low) * under
 
 
-def paced(piece: np.ndarray, mix: Mix, generator: np.random.Generator) -> np.ndarray:
-    """(samples,) float32: said faster and higher, or slower and lower, by interpolation (speed
-    perturbation, Ko et al. 2015): a handful of speakers becomes many."""
-    if not mix.varied or not len(piece):
+def change_pace(piece: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """(samples,) float32: faster and higher, or slower and lower (speed perturbation, Ko et al.
+    2015), so that a few speakers become many."""
+    if not len(piece):
         return piece.astype(np.float32)
     places = np.arange(0, len(piece) - 1, generator.uniform(*PACE))
     return np.interp(places, np.arange(len(piece)), piece).astype(np.float32)
 
 
-def in_room(piece: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """(samples,) float32, a piece (samples,) float32 with the echoes of a room: noise that decays (Moorer
+def add_room(piece: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """(samples,) float32: a piece with the echoes of a room, which are noise that decays (Moorer
     1979). Echoes end with the piece."""
-    seconds = np.arange(1, int(generator.uniform(*ECHO_S) * RATE_HZ), dtype=np.float32) / RATE_HZ
-    echoes = generator.standard_normal(len(seconds), np.float32)
-    echoes *= np.exp(-np.log(np.float32(1000)) / np.float32(generator.uniform(*DECAY_S)) * seconds)
-    echoes *= np.float32(10 ** (generator.uniform(*ECHO_DB) / 20)) / np.linalg.norm(echoes)
+    echo = int(generator.uniform(*ECHO_S) * SAMPLE_RATE_HZ)
+    seconds = np.arange(1, echo, dtype=np.float32) / SAMPLE_RATE_HZ
+    decay = -np.log(np.float32(1000)) / np.float32(generator.uniform(*DECAY_S))
+    echoes = generator.standard_normal(len(seconds), np.float32) * np.exp(decay * seconds)
+    echoes *= _gain(generator, *ECHO_DB) / np.linalg.norm(echoes)
     room = np.concatenate([np.ones(1, np.float32), echoes])
     size = 1 << (len(piece) + len(room)).bit_length()
     return np.fft.irfft(np.fft.rfft(piece, size) * np.fft.rfft(room, size), size)[: len(piece)]
 
 
-def microphone(mels: int, mix: Mix, generator: np.random.Generator) -> np.ndarray:
-    """(mels,) float32 to be added to log-mels: a tilted and bent frequency response."""
-    place = np.linspace(-1, 1, mels, dtype=np.float32)
-    if not mix.varied:
-        return np.zeros_like(place)
-    tilt, bend = generator.uniform(-TILT, TILT), generator.uniform(-BEND, BEND)
-    return tilt * place + bend * (1 - 2 * place**2)
+def code_opus(track: np.ndarray) -> np.ndarray:
+    """(samples,) float32 after coding and decoding by Opus."""
+    import soundfile
+
+    coded = io.BytesIO()
+    soundfile.write(coded, track, SAMPLE_RATE_HZ, format="OGG", subtype="OPUS")
+    coded.seek(0)
+    decoded = soundfile.read(coded, dtype="float32")[0][: len(track)]
+    return np.pad(decoded, (0, len(track) - len(decoded)))
 
 
-def _other_piece(sources: Sources, mix: Mix, generator: np.random.Generator) -> np.ndarray:
-    """(samples,) int16 of anything but the keyword."""
-    kind = generator.random()
-    if kind < mix.talk and len(sources.talk):
-        length = int(generator.uniform(0.4, 2.5) * RATE_HZ)
-        start = generator.integers(len(sources.talk) - length)
-        return sources.talk[start : start + length]
-    if kind > 1 - mix.noise:
-        return np.zeros(int(generator.uniform(0.5, 1.5) * RATE_HZ), np.int16)  # noise is laid under all
-    clip = sources.others[generator.integers(len(sources.others))]
-    begin, end = sources.spans[clip]
-    if kind > 1 - mix.noise - mix.cut:
-        begin, end = np.sort(generator.integers(begin, end + 1, 2))
-    return sources.clips[clip][begin:end]
-
-
-def lay(track: np.ndarray, piece: np.ndarray, at: int) -> None:
-    """Adds a piece to a track from sample `at` on, faded in and out; what lies outside is left off."""
+def overlay(track: np.ndarray, piece: np.ndarray, at: int) -> None:
+    """Adds a piece to a track from sample `at` on, faded in and out; what lies outside is cut."""
     piece = piece.astype(np.float32)
     if len(piece) > 2 * FADE:
         fade = np.linspace(0, 1, FADE, dtype=np.float32)
@@ -176,3 +232,40 @@ def lay(track: np.ndarray, piece: np.ndarray, at: int) -> None:
     first, last = max(0, -at), min(len(piece), len(track) - at)
     if first < last:
         track[at + first : at + last] += piece[first:last]
+
+
+def join_words(material: Material, seed: int) -> Track:
+    """Every clip of other words once, one after another: the keyword is never spoken."""
+    order = np.random.default_rng([seed, 17]).permutation(material.others)
+    return Track(material.clips[order].reshape(-1), np.zeros((0, 2)), np.zeros(0, int))
+
+
+def between_words(material: Material, seed: int) -> Track:
+    """Every clip of the keyword once, as it is, between two clips of other words."""
+    generator, keyword = np.random.default_rng([seed, 18]), material.keyword
+    pairs = generator.choice(material.others, (len(keyword), 2))
+    order = np.stack([pairs[:, 0], keyword, pairs[:, 1]], axis=1).reshape(-1)
+    at = np.arange(1, len(order), 3) * material.clips.shape[1]
+    words = (at[:, None] + material.spans[keyword]) / SAMPLE_RATE_HZ
+    return Track(material.clips[order].reshape(-1), words, keyword)
+
+
+def over_speech(
+    speech: np.ndarray, material: Material, over_db: float, seed: int, every_s: float = 5.0
+) -> Track:
+    """Speech (samples,) int16 with a clip of the keyword about every `every_s`, its power `over_db`
+    over the speech around it (2 s). The speech is lowered by 15 dB first, so that little clips."""
+    generator = np.random.default_rng([seed, 19])
+    track = speech.astype(np.float32) * np.float32(10 ** (-15 / 20) / 32768)
+    order, words = generator.permutation(material.keyword), []
+    starts = np.arange(0, len(speech) / SAMPLE_RATE_HZ - every_s, every_s)[: len(order)]
+    for start, clip in zip(starts, order, strict=False):
+        begin, end = material.spans[clip]
+        word = material.clips[clip][begin:end].astype(np.float32)
+        at = int((start + generator.uniform(1, every_s - 2)) * SAMPLE_RATE_HZ)
+        around = track[max(0, at - SAMPLE_RATE_HZ) : at + SAMPLE_RATE_HZ]
+        level = np.sqrt(np.mean(around**2) / max(np.mean(word**2), 1e-9))
+        overlay(track, word * np.float32(level * 10 ** (over_db / 20)), at)
+        words.append((at / SAMPLE_RATE_HZ, (at + len(word)) / SAMPLE_RATE_HZ))
+    samples = np.clip(np.round(track * 32768), -32768, 32767).astype(np.int16)
+    return Track(samples, np.array(words).reshape(-1, 2), order[: len(words)])

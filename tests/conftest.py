@@ -1,5 +1,4 @@
-"""A corpus of synthesised tones in Speech Commands layout, a place for indexes outside the checkout, and
-streams of untrained networks."""
+"""A corpus of synthesised tones in Speech Commands layout; a data folder outside the checkout."""
 
 import numpy as np
 import pytest
@@ -7,38 +6,34 @@ import soundfile
 import torch
 from hypothesis import settings
 
-from kwslib import data, experiments, models, streams
-from kwslib.architecture import ARCHITECTURES
-from kwslib.tracks import Sources
+from kwslib import data
 
 torch.set_num_threads(1)
 # The same examples every time, nothing kept in the checkout, no time limit on a busy machine.
-settings.register_profile("repeatable", derandomize=True, database=None, deadline=None, max_examples=60)
+settings.register_profile(
+    "repeatable", derandomize=True, database=None, deadline=None, max_examples=60
+)
 settings.load_profile("repeatable")
 
-TONES_HZ = {
-    "sheila": (900, 1800),
-    "cat": (300, 300),
-    "dog": (1800, 900),
-    "go": (500, 400),
-    "stop": (2500, 2500),
-}
+TONES_HZ = {"sheila": (900, 1800), "cat": (300, 300), "dog": (1800, 900), "go": (500, 400)}
+TONES_HZ["stop"] = (2500, 2500)
 SPEAKERS = {"train": 16, "validation": 4, "test": 4}
 
 
 @pytest.fixture(scope="session", autouse=True)
 def data_root(tmp_path_factory):
-    """Indexes and downloads land here, never in the checkout."""
+    """Indexes and downloads land here, never in the checkout; also in started processes."""
     with pytest.MonkeyPatch.context() as patch:
         root = tmp_path_factory.mktemp("data")
         patch.setattr(data, "ROOT", root)
+        patch.setenv("KWS_DATA", str(root))
         yield root
 
 
 @pytest.fixture(scope="session")
 def tiny_corpus(tmp_path_factory):
-    """Five words (a rising tone is the keyword, sheila) by 24 speakers, who fall into all three
-    official parts; some clips are short, some FLAC; two background recordings of 3 s."""
+    """Five words (a rising tone is the keyword, sheila) by 24 speakers, who fall into all official
+    parts and all folds. Some clips are short, some FLAC; two background recordings of 3 s."""
     root, generator = tmp_path_factory.mktemp("corpora") / "tiny", np.random.default_rng(0)
     for word, ends_hz in TONES_HZ.items():
         (root / word).mkdir(parents=True)
@@ -46,7 +41,8 @@ def tiny_corpus(tmp_path_factory):
             samples = 16000 if number % 6 else 14000
             clip = _tone(ends_hz, samples, generator)
             suffix = "flac" if number % 8 == 0 else "wav"
-            soundfile.write(root / word / f"{speaker}_nohash_0.{suffix}", clip, 16000, subtype="PCM_16")
+            path = root / word / f"{speaker}_nohash_0.{suffix}"
+            soundfile.write(path, clip, 16000, subtype="PCM_16")
     (root / data.BACKGROUND).mkdir()
     for name in ("rain", "fan"):
         noise = generator.normal(0, 0.05, 48000)
@@ -60,34 +56,6 @@ def corpus(tiny_corpus, data_root):
     return data.load(tiny_corpus, progress=False)
 
 
-@pytest.fixture(scope="module")
-def audio(tiny_corpus, data_root, tmp_path_factory):
-    """Streams of a smoke run of the tiny corpus, with untrained networks, measured."""
-    folder = tmp_path_factory.mktemp("streams") / "run"
-    experiment = experiments.open_experiment(str(tiny_corpus), "sheila", "smoke", "speaker", 0, str(folder))
-    made = streams.Streams(experiment)
-    sizes = {"baseline": "student2", "student3": "student3", "student3-stream": "student3"}
-    for seed, (setting, size) in enumerate(sizes.items()):
-        network = models.build(ARCHITECTURES[size], seed).eval()
-        network.classifier.weight.data *= 30
-        models.save(experiment.run.checkpoint(setting), network)
-    for setting in sizes:
-        experiment.measure(setting, experiment.load(setting))
-    return made
-
-
-@pytest.fixture(scope="session")
-def sources():
-    """Clips of a constant each, so that what lies where can be read off: the keyword's 100 and 200,
-    others' 1000 and 2000, a word between 0.2 and 0.6 s."""
-    clips = np.zeros((4, 16000), np.int16)
-    for number, level in enumerate((100, 200, 1000, 2000)):
-        clips[number, 3200:9600] = level
-    spans = np.tile([3200, 9600], (4, 1))
-    talk = np.full(100000, 5000, np.int16)
-    return Sources(clips, spans, np.array([0, 1]), np.array([2, 3]), (), talk)
-
-
 @pytest.fixture
 def write_wav():
     """write_wav(path, samples, rate): a PCM16 recording, its folder made."""
@@ -98,6 +66,13 @@ def write_wav():
         return path
 
     return write
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """A data folder of this test's own."""
+    monkeypatch.setattr(data, "ROOT", tmp_path / "data")
+    return tmp_path / "data"
 
 
 def _speakers() -> list[str]:

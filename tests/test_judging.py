@@ -1,269 +1,200 @@
-"""Detectors and judging, on untrained networks: that it fits together, and the arithmetic."""
+"""Judging untrained networks on the tiny corpus, and its arithmetic on scripted probabilities."""
 
 import json
 
 import numpy as np
-import pandas
 import pytest
+from pytest import approx
 
-from kwslib import excerpts, judging, runs, soundscapes, stream_tables, streaming, streams, training
-from kwslib.events import RATES_PER_H, Detector, Outcome
+from kwslib import experiment, judging, models, streaming, talk
+from kwslib.architecture import Setting
+from kwslib.events import Detector
+from kwslib.tracks import Track
+
+BASELINE, STUDENT = Setting("baseline"), Setting("student3")
 
 
 @pytest.fixture(scope="module")
-def judged(audio):
-    settings = ["student3", "student3-stream"]
-    chosen = judging.choose(audio, settings)
-    plateaus = {setting: excerpts.plateaus(audio.experiment, setting, 2) for setting in settings}
-    judging.judge(audio, chosen, plateaus)
-    return chosen
+def e(tiny_corpus, data_root, tmp_path_factory):
+    """A smoke run of five folds whose networks are untrained; talk of five speakers, each group's
+    at a level of its own."""
+    speakers = {f"s{n}": np.zeros(16000 * 7, np.int16) for n in range(5)}
+    generator = np.random.default_rng(0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(talk, "espeak", lambda *_: talk.Talk(speakers, [], 0, "digest"))
+        folder = str(tmp_path_factory.mktemp("judging") / "run")
+        opened = experiment.open(str(tiny_corpus), "sheila", None, "smoke", "folds", 0, folder)
+    for number, group in enumerate(opened.talk_groups):
+        for samples in group.values():
+            samples[:] = generator.normal(0, 500 * (number + 1), len(samples))
+    opened.speech = talk.Talk({"x": speakers["s0"][:16000], "y": speakers["s1"][:16000]}, [], 0, "")
+    for setting in (BASELINE, STUDENT):
+        for fold in range(5):
+            network = models.build(STUDENT.architecture, fold).eval()
+            network.classifier.weight.data *= 30
+            models.save(opened.run.checkpoint(setting, fold), network)
+        opened.measure(setting)
+    return opened
 
 
-def test_detectors_are_kept_by_networks_trained_for_streams_alone(audio, judged):
-    checkpoint = audio.experiment.run.checkpoint
-    spotter, detector = streaming.ready(checkpoint("student3-stream"))
-    best = min(streaming.MODES, key=lambda mode: min(r[-1] for r in judged["student3-stream", mode]["grid"]))
-    assert spotter.mode == best
-    names = ("threshold", "smoothing", "release", "refractory_s")
-    assert {name: getattr(detector, name) for name in names} == {
-        name: judged["student3-stream", best][name] for name in names
-    }
-    assert streaming.ready(checkpoint("student3-stream"), "window", threshold=0.25)[1].threshold == 0.25
-    spotter, detector = streaming.ready(checkpoint("student3"))
-    assert spotter.mode == "window" and detector == Detector()
+class Scripted:
+    """A stream whose probability is what the samples say, a step every 80 ms: 1000 is 1."""
+
+    def __init__(self, *_):
+        self.heard = []
+
+    def score(self, samples, chunk=1280):
+        self.heard.append(samples)
+        probabilities = np.clip(samples[::1280] / 1000, 0, 1)
+        return np.stack([0.08 * np.arange(len(probabilities)), probabilities], axis=1)
 
 
-def test_a_detector_is_not_deaf_where_there_is_less_than_an_hour_to_choose_on(audio, monkeypatch):
-    """Two minutes, one false accept above all keywords: 'at most one an hour' would be none at all, and a
-    threshold that no keyword reaches."""
-    track = soundscapes.clip_stream(audio.sources("validation"), audio.plan.choose_hours, judging.CHOICE_SEED)
-    times = np.arange(0, 126, 0.08)
-    probabilities = np.full(len(times), 0.01)
-    for begin, end in track.words:
-        probabilities[(times >= begin) & (times <= end + 0.5)] = 0.8
-    probabilities[-20:] = 0.9  # nothing is said there
-    assert 0 < track.words.max() < times[-40]
-    monkeypatch.setattr(audio, "hear", lambda settings, _: {("student3", "window"): (times, probabilities)})
-    detector = judging.choose(audio, ["student3"])["student3", "window"]
-    assert 0.01 < detector["threshold"] <= 0.8
+def script(seconds, at_s, level=900, words=()):
+    """A track of so many seconds on which the probability is up for 0.24 s from each of `at_s`."""
+    steps = np.zeros(round(seconds / 0.08), np.int16)
+    for begin in at_s:
+        steps[round(begin / 0.08) : round(begin / 0.08) + 3] = level
+    return Track(np.repeat(steps, 1280), np.reshape(words, (-1, 2)), np.zeros(len(words), int))
 
 
-def test_results_state_counts_rates_and_exposure(audio, judged):
-    for setting, mode in judged:
-        result = judging.result(audio, setting, mode)
-        curve = result["clips"]["det"]
-        hours = streams.PLANS["smoke"].hours * streams.PLANS["smoke"].seeds
-        assert curve["hours"] == pytest.approx(hours)
-        assert curve["words"] == sum(each["words"] for each in result["clips"]["det_of_each"])
-        for column in (1, 2):  # a curve is the sum of its streams'
-            each = [np.array(c["points"])[:, column] for c in result["clips"]["det_of_each"]]
-            assert np.array_equal(np.array(curve["points"])[:, column], np.sum(each, axis=0))
-        for rate in RATES_PER_H:
-            point = result["clips"]["at_rate"][str(rate)]
-            assert point["false_accepts"] <= rate * point["hours"]
-            assert point["miss_rate"][0] == point["misses"] / point["words"]
-            assert len(point["miss_rate_of_each"]) == streams.PLANS["smoke"].seeds
-            assert len(point["offline_miss_rate_of_each"]) == streams.PLANS["smoke"].seeds
-            low, high = point["miss_rate_over_speakers"]
-            assert low <= point["miss_rate"][0] <= high
-            more, low, high = point["more_than_offline"]
-            assert more == pytest.approx(point["miss_rate"][0] - point["offline_miss_rate"])
-            assert low <= more <= high
-            assert sum(point["taken"].values()) == point["false_accepts"]
-        for compared in filter(None, result["clips"]["beside"].values()):
-            assert sum(compared.values()) == curve["words"]
-            assert (
-                compared["both"] + compared["alone"]
-                == curve["words"] - result["clips"]["at_rate"]["1.0"]["misses"]
-            )
-        assert result["speech"]["chosen"]["hours"] == pytest.approx(0.3 / 60)
-        for rate in RATES_PER_H:
-            point = result["speech"]["at_rate"][str(rate)]
-            assert point["false_accepts"] == 0  # in 18 s even five an hour allow none
-            exact = [m for _, m, n in result["speech"]["det"]["points"] if n == 0]
-            assert point["misses"] == min(exact)
-        for point in filter(None, result["speech"]["at_misses"].values()):
-            low, high = (np.inf if rate is None else rate for rate in point["over_speakers"])
-            assert 0 <= low <= high
-        assert set(result["mixed"]) == {"20", "10", "5"}
-    results = [judging.result(audio, *key) for key in judged]
-    tables = (
-        stream_tables.clips_table,
-        stream_tables.against_offline_table,
-        stream_tables.speech_table,
-        stream_tables.detector_table,
-        stream_tables.mixed_table,
-        stream_tables.taken_table,
-    )
-    assert all(table(results).shape[0] == 4 for table in tables)
-    of_modes = stream_tables.modes_table([one for one in results if one["mode"] == "window"])
-    assert list(of_modes.index) == ["student3", "student3-stream"]
-    assert list(of_modes.columns) == ["both", "window alone", "carried alone", "neither"]
-    speech = stream_tables.speech_table(results)
-    assert list(speech.columns) == [
-        "2 % missed", "5 % missed", "over speakers", "10 % missed", "20 % missed",
-    ]  # fmt: skip
+@pytest.fixture
+def scripted(e, monkeypatch):
+    """Judges what is scripted, the same in every fold, by a detector of threshold 0.5."""
+
+    def judge(free, spoken):
+        monkeypatch.setattr(judging.Stream, "load", Scripted)
+        monkeypatch.setattr(judging, "choose", lambda *_: [Detector(0.5, 1)] * 5)
+        monkeypatch.setattr(judging, "free_audio", lambda *_: free)
+        monkeypatch.setattr(judging, "keyword_audio", lambda *_: spoken)
+        return judging.judge(e, STUDENT)
+
+    return judge
 
 
-def test_a_plateau_is_how_much_later_than_offline_by_hand():
-    table = pandas.DataFrame(
-        {"offline": [0.0, 0.4, 0.2], "window": [0.0, 0.4, 0.1], "carried": [0.5, 0.7, 0.2]}
-    )
-    assert judging._plateau(table, "window") == {"median": 0, "longest": 0, "tracks": 3, "within_0.3": 1}
-    found = judging._plateau(table, "carried")
-    assert found["median"] == pytest.approx(0.3) and found["longest"] == 0.5
-    assert found["within_0.3"] == pytest.approx(2 / 3)
+def test_false_accepts_and_misses_by_hand(scripted):
+    """In each of five folds one false accept in 36 s of talk and two in 72 s of speech; of three
+    words one is missed, one found 0.2 s before its end, one twice."""
+    free = {"talk": script(36, [8]), "continuous speech": script(72, [8, 40])}
+    words = [[10, 10.6], [20, 20.6], [30, 30.6]]
+    spoken = script(40, [20.4, 30.4, 31.6], words=words)
+    found = scripted(free | {"words": script(36, [])}, {"between words": spoken})
+    counts = {kind: row["count"] for kind, row in found["false_accepts"].items()}
+    assert counts == {"talk": 5, "continuous speech": 10, "words": 0, "read speech": 15}
+    assert [found["false_accepts"]["talk"][n] for n in ("hours", "per_hour")] == approx([0.05, 100])
+    assert found["false_accepts"]["read speech"]["per_hour"] == approx(100)
+    bounds = [found["false_accepts"]["words"][name] for name in ("low", "high")]
+    assert bounds == approx([0, 3.689 / 0.05], rel=1e-3)
+    missed = found["missed"]["between words"]
+    assert [missed[n] for n in ("count", "words", "share")] == approx([5, 15, 1 / 3])
+    assert missed["low"] < 1 / 3 < missed["high"] and found["again"] == 5
+    assert found["latency_s"]["median"] == approx(-0.2)
+    assert found["at_5_percent_missed"] is None
 
 
-def test_what_of_a_detector_matters_by_hand():
-    grid = [[s, r, w, 10 * s + (r > 0.5) + 3 * w] for s in (1, 2, 3) for r in (0.3, 0.6) for w in (0.5, 1.0)]
-    grid += [[judging.GRID["smoothing"][-1], 0.6, 1.0, 1000]]  # too late, which would hide what the others do
-    chosen = {"smoothing": 2, "release": 0.6, "refractory_s": 1.0, "grid": grid}
-    assert judging.matters(chosen) == (2.5, 20)
+def test_a_curve_has_one_threshold_for_all_folds(scripted):
+    """Words at 0.9, a false accept at 0.7: between the two nothing is wrong."""
+    spoken = script(40, [10.4, 20.4], words=[[10, 10.6], [20, 20.6]])
+    found = scripted({"talk": script(36, [8], level=700)}, {"between words": spoken})
+    threshold, missed, accepts = map(np.array, found["curve"].values())
+    assert np.array_equal(missed == 0, threshold <= 0.9)
+    assert np.array_equal(accepts == 0, threshold > 0.7)
+    at_missed = found["at_5_percent_missed"]  # the highest threshold that misses none
+    assert 0.88 < at_missed["threshold"] <= 0.9 and at_missed["per_hour"] == 0
 
 
-def test_keywords_mixed_into_speech_are_loud_and_not_clipped(audio):
-    speech = audio.speech[1] / 32768
-    track = judging.mixed_in(audio, 20.0)
-    samples = track.samples / 32768
-    ratio = np.sqrt(np.mean(samples[:16000] ** 2) / np.mean(speech[:16000] ** 2))
-    assert 20 * np.log10(ratio) == pytest.approx(judging.SPEECH_DB, abs=0.1)  # before the first keyword
-    assert len(track.words) and track.words.min() > 1
-    for begin, end in (track.words * 16000).astype(int):
-        around = speech[begin - 16000 : begin + 16000] * ratio
-        word = samples[begin:end] - speech[begin:end] * ratio
-        assert 10 * np.log10(np.mean(word**2) / np.mean(around**2)) == pytest.approx(20, abs=1)
-        assert np.mean(np.abs(samples[begin:end]) >= 0.999) < 0.001
+def test_talk_too_short_for_keywords_is_no_row(scripted):
+    spoken = {"between words": script(20, [10], words=[[10, 10.6]])}
+    found = scripted({"talk": script(2, [])}, spoken | {"10 dB over speech": script(2, [])})
+    assert set(found["missed"]) == {"between words"}
 
 
-def test_a_result_that_is_not_there_says_what_to_run(audio):
-    with pytest.raises(runs.MissingStageError, match="streams of baseline-window"):
-        judging.result(audio, "baseline", "window")
+def test_detectors_are_chosen_on_talk_that_the_fold_is_not_judged_on(e, monkeypatch):
+    """Group n says n + 1 tenths all the time: a threshold is just over the highest that counts."""
+    groups = [{"s": np.full(16000 * 7, 100 * (n + 1), np.int16)} for n in range(5)]
+    monkeypatch.setitem(e.__dict__, "talk_groups", groups)
+    streams = [Scripted() for _ in range(5)]
+    detectors = judging.choose(e, streams)
+    for fold, stream in enumerate(streams):
+        said, words = stream.heard
+        assert said is groups[(fold + 1) % 5]["s"]  # so another fold is judged on it
+        assert not any(said is other for other in e.material(fold, "train").talk)
+        highest = 0.5 if fold != 4 else 0.4  # its own group, the last, is left out
+        assert highest < detectors[fold].threshold < highest + 1e-9
+        train = {e.corpus.clips[n].tobytes() for n in e.folds[fold].train}
+        assert {clip.tobytes() for clip in words.reshape(-1, 16000)} <= train
 
 
-def test_offline_scores_are_the_network_s_own_of_the_clips(audio):
-    """With nothing laid under them, clips on a track are the corpus's own, but for rounding."""
-    source = audio.sources("test")
-    track = soundscapes.between_words(source, 0)
-    labels, scores, _ = judging._offline(audio, "student3", track)
-    direct = training.probabilities(
-        audio.experiment.load("student3"), audio.experiment.features, source.keyword
-    )
-    np.testing.assert_allclose(scores[labels == 1], direct, atol=1e-6)  # the same samples
+def test_the_smoothing_that_misses_fewest_is_chosen(e, monkeypatch):
+    """Talk has bursts of one step at 0.9, the word is five steps of 0.6. The mean over two steps is
+    the first to tell them apart."""
+    burst, word = np.zeros(7 * 16000, np.int16), script(40, [], words=[[10, 10.6]])
+    burst[6400::12800], word.samples[10 * 16000 : 10 * 16000 + 6400] = 900, 600
+    monkeypatch.setitem(e.__dict__, "talk_groups", [{"s": burst}] * 5)
+    monkeypatch.setattr(judging.tracks, "between_words", lambda *_: word)
+    detectors = judging.choose(e, [Scripted() for _ in range(5)])
+    assert {(d.smoothing, round(d.threshold, 6)) for d in detectors} == {(2, 0.45)}
 
 
-def said(words):
-    """An hour with two words, by a and b, and a clip of another word between them."""
-    return judging.Said(
-        words, 1.0, np.array(["a", "b"]), np.array([10.0, 20.0, 30.0]), np.array(["yes", "no", "yes"])
-    )
+def test_a_fold_is_judged_on_its_own_talk_and_test_clips(e):
+    has_speech = 0
+    for fold in range(5):
+        free = judging.free_audio(e, fold)
+        spoken = judging.keyword_audio(e, fold, free)["between words"]
+        has_speech += "continuous speech" in free
+        assert {"talk", "words", "noise"} <= set(free)
+        assert np.array_equal(free["talk"].samples, *e.talk_groups[fold].values())
+        clips = [track.samples.reshape(-1, 16000) for track in (free["words"], spoken)]
+        for label, found in enumerate((clips[0], clips[1][1::3])):
+            wanted = [n for n in e.folds[fold].test if e.labels[n] == label]
+            of_corpus = sorted(e.corpus.clips[n].tobytes() for n in wanted)
+            assert sorted(clip.tobytes() for clip in found) == of_corpus
+    assert has_speech == 2  # of two speakers
 
 
-def test_what_offline_scoring_misses_is_stated_of_each_stream_and_of_all():
-    """Two streams of an hour: offline scoring misses neither keyword of the first, one of the second's."""
-    labels = np.array([1, 1, 0, 0, 0])
-    offline = [
-        (labels, np.array([0.9, 0.8, 0.1, 0.1, 0.1]), 1.0),
-        (labels, np.array([0.9, 0.2, 0.3, 0.3, 0.1]), 1.0),
-    ]
-    times = np.arange(0, 60.0, 0.5)
-    words = np.array([[10.0, 10.5], [30.0, 30.5]])
-    smoothed = np.where(np.isin(times, (10.5, 30.5)), 0.9, 0.1)
-    detector = Detector(smoothing=1)
-    made = [said(words) for _ in range(2)]
-    curves, pooled = judging._curves(detector, [(times, smoothed)] * 2, made)
-    found = judging._on_clips(curves, pooled, detector, [(times, smoothed)] * 2, made, offline)
-    point = found["at_rate"]["1.0"]
-    assert point["miss_rate_of_each"] == [0, 0]
-    assert point["offline_miss_rate_of_each"] == [0, 0.5] and point["offline_miss_rate"] == 0
-    assert point["more_than_offline"] == [0, 0, 0] == [0, *point["miss_rate_over_speakers"]]
+def test_results_and_detectors_are_kept(e):
+    found = judging.judge(e, STUDENT)
+    path = e.run.folder / "streams" / "student3.json"
+    assert json.loads(path.read_text()) == found == e.run.streams(STUDENT)
+    assert set(found["missed"]) == {"between words", *(f"{n} dB over speech" for n in (20, 10, 5))}
+    assert found["missed"]["between words"]["words"] == e.labels.sum()
+    seconds = 3600 * sum(each["hours"] for each in found["false_accepts"].values())
+    assert seconds == approx(2 * (35 + 2) + 96 + 5 * 18)  # read speech twice, words, noise
+    for fold, values in enumerate(found["detectors"]):
+        _, detector = streaming.ready(e.run.checkpoint(STUDENT, fold))
+        assert detector == Detector(**values)
 
 
-def test_a_false_accept_is_of_the_clip_that_was_heard():
-    """The first of a word is its hit; a second one, and what comes long after, are of the clip that began about a
-    second before."""
-    words, times = np.array([[10.0, 10.5], [30.0, 30.5]]), np.arange(0, 60.0, 0.5)
-    heard = [(times, np.where(np.isin(times, at), 0.9, 0.1)) for at in ((10.5, 11.5, 20.5), (21.5, 40.0))]
-    detector = Detector(smoothing=1, refractory_s=0)
-    assert judging._taken(detector, heard, [said(words)] * 2) == {"no": 2, "yes": 2}
+def test_offline_is_what_the_engine_scores(e):
+    samples = judging.demo(e).samples[: 16000 * 5]
+    times, probabilities = judging.offline(e.load(STUDENT), samples)
+    engine = streaming.Stream.load(e.run.checkpoint(STUDENT)).score(samples)
+    assert engine.shape == (len(times), 2)
+    np.testing.assert_allclose(times, engine[:, 0], atol=1e-9)
+    np.testing.assert_allclose(probabilities, engine[:, 1], atol=1e-5)  # sums in another order
+    assert np.ptp(probabilities) > 1e-3
 
 
-def test_modes_are_compared_word_by_word():
-    """Each at one false accept an hour: the first hits words 1 and 2, the second 2 and 3; neither the fourth."""
-
-    def curve(*hit):
-        return judging.Curve(np.array([0.5]), [Outcome(hit, 1, 1.0, ())])
-
-    mine, other = curve(True, True, False, False), curve(False, True, True, False)
-    assert judging._beside(mine, other) == {"both": 1, "alone": 1, "other": 1, "neither": 1}
-    assert judging._beside(mine, judging.Curve(np.array([0.5]), [Outcome((True,), 2, 1.0, ())])) is None
+def test_carried_is_offline_at_the_first_full_second_and_differs_later(e):
+    model, samples = e.load(STUDENT), judging.demo(e).samples[: 16000 * 5]
+    windows, carried = judging.offline(model, samples), judging.carried(model, samples)
+    first = len(carried[0]) - len(windows[0])
+    np.testing.assert_allclose(carried[0][first:], windows[0], atol=1e-9)
+    apart = np.abs(carried[1][first:] - windows[1])
+    assert apart[0] < 1e-6 and apart[1:].max() > 1e-4
 
 
-def test_tables_of_modes_and_of_words_by_hand():
-    words = {word: 9 - n for n, word in enumerate("abcdefgh")}
-    beside = {"carried": {"both": 5, "alone": 2, "other": 1, "neither": 2}}
-    clips = {"beside": beside, "det": {"words": 10}, "at_rate": {"5.0": {"taken": words}}}
-    one = {"setting": "baseline", "mode": "window", "clips": clips}
-    silent = {"setting": "student3", "mode": "window", "clips": {"at_rate": {"5.0": {"taken": {}}}}}
-    never = {"setting": "student3", "mode": "carried", "clips": {"at_rate": {"5.0": None}}}
-    table = stream_tables.taken_table([one, silent, never])
-    assert table["taken"].tolist() == ["a 9, b 8, c 7, d 6, e 5, f 4, others 5", "none", "not reached"]
-    row = stream_tables.modes_table([one]).loc["baseline"]
-    assert row.to_dict() == {
-        "both": "50.0",
-        "window alone": "20.0",
-        "carried alone": "10.0",
-        "neither": "20.0",
-    }
-    apart = one | {"clips": clips | {"beside": {"carried": None}}}
-    assert set(stream_tables.modes_table([apart]).loc["baseline"]) == {"not reached"}
+def test_the_keyword_stands_in_the_middle_of_a_demo(e):
+    demo = judging.demo(e, fold=1)
+    names, starts = zip(*demo.words, strict=True)
+    assert names.count("sheila") == 1 and names[14] == "sheila" and starts == tuple(range(29))
+    clip = demo.samples[round(demo.start_s * 16000) : round(demo.end_s * 16000)]
+    assert any(np.array_equal(clip, e.corpus.clips[n]) for n in e.folds[1].test)
 
 
-def test_words_are_of_those_who_say_them(audio):
-    """Who says a word is found by its samples, which lie between two words as they are in the corpus."""
-    soundscape, corpus = audio.keywords, audio.experiment.corpus
-    found, keywords = judging._said(audio, soundscape), audio.sources("test").keyword
-    assert len(found.words) == len(found.speakers) == len(keywords) > 1
-    assert len(found.begins_s) == 3 * len(keywords) and set(found.names[1::3]) == {
-        audio.experiment.run.parameters.keyword
-    }
-    for start, speaker in zip(soundscape.clips[soundscape.labels == 1], found.speakers, strict=True):
-        same = (corpus.clips[keywords] == soundscape.samples[start : start + 16000]).all(1)
-        assert corpus.speakers[keywords[same]].tolist() == [speaker]
-
-
-@pytest.mark.parametrize(
-    "scores, more", [((0.9, 0.8), [0.5, 0, 1]), ((0.9, 0.05), [0, 0, 0]), ((0.05, 0.9), [0, -1, 1])]
-)
-def test_what_a_stream_misses_over_offline_scoring_is_of_the_same_words(scores, more):
-    """Of two speakers a word each: the stream misses the second's; offline scoring none, the same, the other."""
-    offline = [(np.array([1, 1, 0]), np.array([*scores, 0.1]), 1.0)]
-    times, words = np.arange(0, 60.0, 0.5), np.array([[10.0, 10.5], [30.0, 30.5]])
-    smoothed = np.where(times == 10.5, 0.9, 0.1)
-    made = [said(words)]
-    detector, heard = Detector(smoothing=1), [(times, smoothed)]
-    curves, pooled = judging._curves(detector, heard, made)
-    point = judging._on_clips(curves, pooled, detector, heard, made, offline)["at_rate"]["0.5"]
-    assert point["miss_rate"][0] == 0.5 and point["offline_miss_rate"] == np.mean(np.array(scores) < 0.1)
-    assert point["more_than_offline"] == more  # resampled: one word of each, or both of one
-    assert point["miss_rate_over_speakers"] == (0, 1)
-
-
-def test_misses_offline_by_hand():
-    labels, scores = np.array([1, 1, 0, 0, 0, 1]), np.array([0.9, 0.5, 0.6, 0.4, 0.1, 0.6])
-
-    def missed(offline, rate):
-        return judging._missed_offline(offline, rate).tolist()
-
-    assert missed([(labels, scores, 1.0)], 0) == [False, True, True]  # over 0.6: a tie is missed
-    assert missed([(labels, scores, 1.0)], 1) == [False] * 3  # one of three others may pass
-    assert missed([(labels, scores, 0.5), (labels, scores, 0.5)], 1) == [False, True, True] * 2
-    assert missed([(labels, scores, 1.0)], 9) == [False] * 3
-
-
-def test_what_is_written_can_be_read_by_anyone(audio, judged):
-    for path in (audio.experiment.run.folder / "streams").iterdir():
-        values = json.loads(path.read_text())
-        assert values["schema"] == 1 and {"setting", "mode", "detector", "clips", "speech", "mixed"} <= set(
-            values
-        )
+def test_plateaus_by_hand(e, monkeypatch):
+    """Over any threshold until 15.2 and 15.9 s: 0.2 and 0.9 s after the keyword's clip."""
+    times = np.arange(0, 29, 0.1)
+    for name, end in (("offline", 15.15), ("carried", 15.85)):
+        monkeypatch.setattr(judging, name, lambda *_, end=end: (times, (times < end) * 1.0))
+    table = judging.plateaus(e, STUDENT, count=2)
+    assert table.to_dict("list") == {"window_s": approx([0.2] * 2), "carried_s": approx([0.9] * 2)}

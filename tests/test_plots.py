@@ -1,80 +1,115 @@
-"""Every figure has labelled axes, keeps a setting's colour, and is shown with its alternative text."""
+"""Figures are legible and labelled; names in them, in sound and in tables are plain text."""
+
+import base64
+import io
+import re
+import warnings
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas
 import pytest
+import soundfile
+from matplotlib.font_manager import findfont
 
-from kwslib import plots, published
+from kwslib import display, plots
+from kwslib.architecture import ARCHITECTURES, SETTINGS
 
 RNG = np.random.default_rng(0)
-LABELS = np.repeat([0, 1], [60, 20])
-SCORES = np.clip(LABELS * 0.5 + RNG.random(80) * 0.5, 0, 1)
-HISTORY = pandas.DataFrame(
-    {"epoch": [1, 2], "steps": [10, 20], "loss": [0.7, 0.5], "one_minus_auc": [0.2, 0.0]}
-)
-COUNTS = {"hits": 18, "misses": 2, "false_accepts": 3, "correct_rejects": 57}
-POINTS = pandas.DataFrame(
-    {"speed": [1, 12], "file": [1, 50], "one_minus_auc": [1e-3, 0], "low": [5e-4, 0], "high": [2e-3, 1e-3]},
-    index=["baseline", "student3-int8-static"],
-)
-
+X, TIMES = np.geomspace(0.1, 10, 20), np.arange(1, 6, 0.08)
+SAMPLES = (3000 * RNG.standard_normal(6 * 16000)).clip(-32000, 32000).astype(np.int16)
+STREAM = (SAMPLES, {"window": (TIMES, RNG.random(len(TIMES)))}, 0.9, (2, 3))
+POINTS = {str(s): (300 / (n + 1), 5 + n / 3, 4, 8) for n, s in enumerate(SETTINGS)}
+ARROW, MARK = ("baseline", "student3", "20 times smaller"), (1, "1 in 1,000")
+CURVES = {"baseline": (X, 1 / X), "x": (X, X)}
 FIGURES = {
-    "word_counts": lambda: plots.word_counts({"happy": 3, "cat": 2}, "happy"),
-    "log_mel_panels": lambda: plots.log_mel_panels(RNG.random((2, 40, 101)), ["a", "b"]),
-    "training_curves": lambda: plots.training_curves({"baseline": HISTORY}, {"baseline": 2}, 2e-3),
-    "error_curves": lambda: plots.error_curves({"baseline": (LABELS, SCORES)}, {"baseline": 0.5}),
-    "confusion_matrix": lambda: plots.confusion_matrix(COUNTS, "happy"),
-    "score_histogram": lambda: plots.score_histogram(LABELS, SCORES, 0.5),
-    "cost_bars": lambda: plots.cost_bars([{"part": "gru", "bytes": 5, "macs": 7}]),
-    "ratios": lambda: plots.ratios(POINTS, "speed", 1.6, "times"),
-    "size_measures": lambda: plots.size_measures(pandas.DataFrame({"file": [5, 9]}, index=["a", "b"])),
-    "frontier": lambda: plots.frontier(POINTS, published.peers(), published.bar()),
+    "network": lambda: plots.network(ARCHITECTURES["baseline"]),
+    "buffers": lambda: plots.buffers(ARCHITECTURES["student3"]),
+    "log_mels": lambda: plots.log_mels(RNG.random((4, 40, 101)), "abcd", np.ones((4, 11)) / 11),
+    "lines": lambda: plots.lines(CURVES, "a", "b", "xy", at=[("x", 1, 1)], mark=MARK, xlim=(0, 5)),
+    "rows": lambda: plots.rows({"baseline": (1.2, 0.9, 1.5), "b": 2}, "ratio", mark=MARK),
+    "stream": lambda: plots.stream(*STREAM, [("bed", 0)], [("window", 4, "lets go")], (1, 5)),
+    "frontier": lambda: plots.frontier(POINTS, "kB on disk", "missed in %", ARROW),
 }
 
 
+@pytest.fixture(autouse=True)
+def no_figure_stays_open():
+    yield
+    plt.close("all")
+
+
+def texts(figure):
+    return [text for text in figure.findobj(plt.Text) if text.get_text() and text.get_visible()]
+
+
 @pytest.mark.parametrize("name", FIGURES)
-def test_axes_are_labelled(name):
+def test_a_figure_is_legible_on_a_phone_and_says_what_it_shows(name):
+    """352 pixels are left for it on a phone."""
     figure = FIGURES[name]()
-    assert any(ax.get_xlabel() for ax in figure.axes)
-    assert any(ax.get_ylabel() or ax.get_yticklabels() for ax in figure.axes)
-    plt.close(figure)
+    sizes = [text.get_fontsize() / 72 * 352 / figure.get_figwidth() for text in texts(figure)]
+    assert figure.get_figwidth() == plots.WIDTH_IN and min(sizes) > 6.9
+    assert name == "network" or figure.get_supxlabel() or figure.axes[-1].get_xlabel()
+    assert figure.get_supylabel() or figure.axes[-1].get_yticklabels() or name == "network"
 
 
-def test_a_setting_keeps_its_colour_and_int8_its_marker():
-    assert plots.colour("student3") == plots.colour("student3-int8-static") == plots.colour("student3-labels")
-    assert len({plots.colour(s) for s in ("baseline", "student1", "student2", "student3")}) == 4
-    kinds = ["baseline", "baseline-int8-dynamic", "baseline-int8-static", "student1-labels"]
-    assert len({plots.marker(kind) for kind in kinds}) == 4
+def test_a_network_keeps_its_colour_and_each_kind_has_its_marker():
+    for setting in SETTINGS:
+        assert plots.colour(str(setting), 3) == plots.colour(setting.network)
+    assert len({plots.colour(network) for network in ARCHITECTURES}) == len(ARCHITECTURES)
+    kinds = ["baseline", "baseline-int8-static", "student1-labels", "baseline-stream"]
+    assert len({plots.marker(kind) for kind in kinds}) == len(kinds)
 
 
-def test_the_plot_does_not_hide_a_baseline_without_an_error():
-    """1 - AUC of 0 has no place on a log axis: it is drawn at the axis' end, not dropped."""
-    figure = plots.frontier(POINTS, published.peers(), published.bar())
-    drawn = [line.get_ydata() for line in figure.axes[0].lines if line.get_label() == "student3-int8-static"]
-    assert len(drawn) == 1 and drawn[0][0] > 0
-    plt.close(figure)
+def test_names_stand_beside_curves_and_points_and_do_not_overlap():
+    for name, names in (("lines", CURVES), ("frontier", POINTS)):
+        assert set(names) <= {text.get_text() for text in texts(FIGURES[name]())}
+    figure = plots.lines({f"{n}": (X, X + n / 1000) for n in range(6)}, "x", "y")
+    heights = sorted(note.xyann[1] for note in figure.axes[0].texts)
+    assert min(np.diff(heights)) > 0.08 and heights[0] >= 0 and heights[-1] < 1.001
 
 
-def test_show_writes_the_file_and_displays_it_with_its_text(tmp_path, monkeypatch):
-    import IPython.display
-
-    shown = []
-    monkeypatch.setattr(IPython.display, "display", lambda *things, **more: shown.append((things, more)))
-    plots.show(FIGURES["confusion_matrix"](), tmp_path / "figures" / "x.png", "counts by class")
-    assert (tmp_path / "figures" / "x.png").read_bytes()[:4] == b"\x89PNG"
-    assert shown[0][1]["metadata"]["image/png"]["alt"] == "counts by class"
-    assert not plt.get_fignums(), "the figure was left open"
-
-
-def test_players_hold_the_audio_and_escape_captions():
-    page = plots.clips(np.zeros((1, 100), np.float32), ["<script>"]).data
-    assert 'src="data:audio/flac;base64,' in page and "<script>" not in page
+@pytest.mark.parametrize("name", ["$x$ and $", r"\frac{", "<img src=x onerror=alert(1)>"])
+def test_a_name_is_plain_text_everywhere(name):
+    figure = plots.stream(*STREAM, [(name, 0)], [("window", 4, name)])
+    assert display.png(figure) and name in {text.get_text() for text in texts(figure)}
+    assert display.png(plots.rows({name: 1}, name))
+    frame = pandas.DataFrame({"a": [1]}, index=[name])
+    pages = [display.clips(SAMPLES[None, :100], [name]).data, display.plain(name)]
+    pages.append(display.table(frame, {"a": ("a", "{}")}).data)
+    pages.append(display.player(SAMPLES[:100], figure, name).data)
+    assert not any("<img" in page for page in pages)
+    assert not re.search(r"[$\\_^<]", display.plain(name))
 
 
-def test_training_curves_can_be_told_apart():
-    names = ("baseline", "student3", "baseline-stream", "student3-stream")
-    figure = plots.training_curves(dict.fromkeys(names, HISTORY), {})
-    lines = figure.axes[0].get_lines()
-    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == len(names)
-    plt.close(figure)
+def test_letters_without_a_font_are_told_once_and_a_font_that_has_them_is_taken():
+    display.fonts.cache_clear()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            display.png(plots.rows({"\U00012000": 1}, "x"))
+    assert len(told) == 1 and "no installed font has" in str(told[0].message)
+    own, other = (display.letters(findfont(name)) for name in ("DejaVu Sans", "STIXGeneral"))
+    assert len(display.fonts(chr(max(other - own)))) == 2 and display.fonts("a") == ["DejaVu Sans"]
+
+
+def test_show_writes_the_figure_and_displays_it_with_its_text_and_finding(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("IPython.display.display", lambda thing, **more: seen.append((thing, more)))
+    display.show(FIGURES["rows"](), tmp_path / "figures" / "x.png", "two ratios", "1 < 2")
+    assert (tmp_path / "figures" / "x.png").read_bytes() == seen[0][0].data
+    assert seen[0][1]["metadata"]["image/png"]["alt"] == "two ratios"
+    assert seen[1][0].data == '<p class="caption">1 &lt; 2</p>' and not plt.get_fignums()
+
+
+def test_a_player_holds_the_very_samples():
+    address = re.search('src="data:audio/flac;base64,([^"]+)"', display.sound(SAMPLES))[1]
+    samples, rate_hz = soundfile.read(io.BytesIO(base64.b64decode(address)), dtype="int16")
+    assert rate_hz == 16000 and np.array_equal(samples, SAMPLES)
+
+
+def test_numbers_are_told_with_their_interval_where_there_is_one():
+    assert display.span((0.56, 0.26, 0.87)) == "0.56 (0.26 to 0.87)"
+    assert display.percent((0.0721, 0.05, 0.099)) == "7.2 % (5.0 % to 9.9 %)"
+    assert display.percent((0.5, None, None)) == "50.0 %"
+    assert display.span((float("nan"), None, None)) == "cannot be stated"

@@ -1,108 +1,251 @@
-"""Which stages run, and when they run again."""
+"""Which stages run, and when again; their kernel; pages and index. No network is trained."""
 
+import gzip
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
 
+import nbformat
+import numpy as np
+import papermill
 import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from test_runs import write_results
 
-from kwslib import report, runs
+from kwslib import experiment, pages, report, runs, tasks
+from kwslib.files import FileError
+from kwslib.runs import ParameterError, Parameters, Run
+
+VALUES = 'corpus = "embedded"\nkeyword = "sheila"\ntalk = None\nprofile = "quick"\n'
+VALUES += 'split = "speaker"\nseed = 0\nrun = None'
+HTML = "from IPython.display import HTML, Markdown\n"
+
+
+def code(source, *tags):
+    return new_code_cell(source, metadata={"tags": list(tags)})
+
+
+def write_notebook(folder, stage, *cells):
+    first = [new_markdown_cell(f"# What does {stage} find?"), code(VALUES, "parameters")]
+    notebook = new_notebook(cells=first + list(cells))
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "p", "language": "python"}
+    nbformat.write(notebook, folder / f"{stage}.ipynb")
 
 
 @pytest.fixture
-def run(tmp_path):
-    return runs.Run(runs.Parameters(run=str(tmp_path / "run")))
+def kernel():
+    """Asks `chain` for a real kernel; without it, notebooks are copied and not run."""
+
+
+@pytest.fixture
+def chain(tmp_path, monkeypatch, request):
+    """chain(only, force, keyword) runs two stages on a corpus that nobody reads; the lines said."""
+    if "kernel" not in request.fixturenames:
+        monkeypatch.setattr(papermill, "execute_notebook", lambda a, b, **_: shutil.copy(a, b))
+    state = SimpleNamespace(digest="d1", trained=[], notebooks=tmp_path / "notebooks")
+    for folder in (state.notebooks, tmp_path / "a {corpus}"):
+        folder.mkdir()
+    monkeypatch.setattr(report, "NOTEBOOKS", state.notebooks)
+    monkeypatch.setattr(report, "STAGES", {"01_baseline": ("baseline",), "07_summary": ()})
+    for stage in report.STAGES:
+        write_notebook(state.notebooks, stage, code("print('ran')"))
+
+    def open_cached(given):
+        corpus = SimpleNamespace(digest=state.digest, ids=np.array(["cat/a_nohash_0"]))
+        talk = SimpleNamespace(digest="talk")
+        return SimpleNamespace(run=Run(given), corpus=corpus, talk=talk, speech=None)
+
+    def run(only=None, force=False, keyword="sheila"):
+        lines, place = [], str(tmp_path / "the run")
+        parameters = Parameters(str(tmp_path / "a {corpus}"), keyword, run=place)
+        report.run_chain(parameters, only, force, say=lines.append)
+        return lines
+
+    monkeypatch.setattr(experiment, "open_cached", open_cached)
+    trained = state.trained
+    monkeypatch.setattr(tasks, "train_all", lambda _, settings, *more: trained.append(settings))
+    run.state, run.folder, run.notebooks = state, tmp_path / "the run", state.notebooks
+    return run
+
+
+def texts(chain, stage="01_baseline"):
+    """The page of a stage, its executed notebook, and what the notebook printed."""
+    page = (chain.folder / f"{stage}.html").read_text(encoding="utf-8")
+    notebook = (chain.folder / "notebooks" / f"{stage}.ipynb").read_text(encoding="utf-8")
+    cells = nbformat.reads(notebook, as_version=4).cells
+    printed = "".join(o.get("text", "") for cell in cells for o in cell.get("outputs", []))
+    return page, notebook, printed
 
 
 def test_stages_go_by_name_or_number_in_order():
     assert report.stages_named(None) == list(report.STAGES)
-    assert report.stages_named(["7", "01_baseline", "03"]) == [
-        "01_baseline",
-        "03_distillation_1",
-        "07_summary",
-    ]
-
-
-def test_an_unknown_stage_is_refused_with_the_known_ones():
-    with pytest.raises(runs.ParameterError, match="01_baseline"):
+    assert report.stages_named(["7", "01_baseline"]) == ["01_baseline", "07_summary"]
+    with pytest.raises(ParameterError, match="01_baseline"):
         report.stages_named(["08"])
 
 
-def test_a_stage_depends_on_what_its_imports_import():
-    found = report._imported("from kwslib import experiments")
-    assert {"experiments", "training", "features", "architecture", "metrics"} <= found
-    assert "cli" not in found and "report" not in found
+def test_every_setting_is_made_by_one_stage():
+    made = [name for settings in report.STAGES.values() for name in settings]
+    assert sorted(made) == sorted(str(setting) for setting in runs.SETTINGS)
 
 
-def test_digest_follows_parameters_code_corpus_and_earlier_stages(run, tmp_path, monkeypatch):
-    def digest(**values):
-        return report.stage_digest(
-            runs.Run(runs.Parameters(run=str(tmp_path / "run"), **values)), "07_summary"
-        )
+def test_what_is_up_to_date_is_skipped_and_what_changed_runs_again(chain):
+    def ran(*arguments, **more):
+        return [line.split("]")[1][1:3] for line in chain(*arguments, **more) if "running" in line]
 
-    first = digest()
-    assert digest() == first
-    report._record(run, "06_quantization", {"state": "done", "inputs": "other"})
-    after_stage = digest()
-    assert after_stage != first
-    run.write(corpus_digest="another")
-    after_corpus = digest()
-    assert after_corpus != after_stage
-    of_streams = report.stage_digest(run, "02_streaming")
-    run.write(speech_digest="recordings")
-    assert digest() == after_corpus and report.stage_digest(run, "02_streaming") != of_streams
-    copies = tmp_path / "notebooks"
-    copies.mkdir()
-    for path in report.NOTEBOOKS.glob("*.ipynb"):
-        (copies / path.name).write_text(path.read_text())
-    monkeypatch.setattr(report, "NOTEBOOKS", copies)
-    assert digest() == after_corpus
-    notebook = json.loads((copies / "07_summary.ipynb").read_text())
-    notebook["cells"][-2]["source"] = "1 + 1"
-    (copies / "07_summary.ipynb").write_text(json.dumps(notebook))
-    assert digest() != after_corpus
+    assert ran() == ["01", "07"]
+    assert [[str(s) for s in settings] for settings in chain.state.trained] == [["baseline"]]
+    assert ran() == [] and len(chain.state.trained) == 1
+    page = chain.folder / "01_baseline.html"
+    page.write_text(page.read_text(encoding="utf-8")[:100], encoding="utf-8")
+    assert ran() == ["01"], "a page that is cut off"
+    checkpoint = chain.folder / "checkpoints" / "baseline.safetensors"
+    checkpoint.parent.mkdir()
+    checkpoint.write_bytes(b"another's")
+    assert ran() == ["01"], "a checkpoint that nobody recorded"
+    write_notebook(chain.notebooks, "07_summary", code("1 + 1"))
+    assert ran() == ["07"], "another notebook"
+    chain.state.digest = "d2"
+    with pytest.raises(FileError, match="corpus changed since 01_baseline ran"):
+        chain(["7"])
+    assert ran() == ["01", "07"], "another corpus"
+    assert ran(["1"], force=True) == ["01"] and not checkpoint.exists()
 
 
-def test_a_stage_left_running_is_not_taken_for_done(run):
-    digest = report.stage_digest(run, "02_streaming")
-    (run.folder / "02_streaming.html").write_text("")
-    report._record(run, "02_streaming", {"state": "done", "inputs": digest})
-    assert report._is_done(run, "02_streaming", digest)
-    report._record(run, "02_streaming", {"state": "running"})
-    assert not report._is_done(run, "02_streaming", digest)
+@pytest.mark.parametrize("content", [b"", b"null", b'{"setting": "baseline", "quality":'])
+def test_damaged_results_of_other_stages_are_one_line(chain, content):
+    chain()
+    (chain.folder / "metrics").mkdir()
+    (chain.folder / "metrics" / "notes.json").write_bytes(b"foreign, left alone")
+    chain(["7"])
+    (chain.folder / "metrics" / "baseline.json").write_bytes(content)
+    with pytest.raises(FileError, match=r"metrics.baseline\.json") as caught:
+        chain(["7"])
+    assert "\n" not in str(caught.value)
 
 
-def test_force_forgets_the_training_of_its_stage_alone(run):
-    folder = run.folder / "resume"
-    folder.mkdir()
-    for name in ("baseline", "student1", "student1-labels", "student2"):
-        (folder / f"{name}.safetensors").write_bytes(b"")
-    report._forget(run, "03_distillation_1")
-    assert sorted(p.stem for p in folder.iterdir()) == ["baseline", "student2"]
+def test_the_clips_are_listed_in_equal_bytes(chain):
+    chain()
+    first = (chain.folder / "clips.txt.gz").read_bytes()
+    chain()
+    assert gzip.decompress(first) == b"cat/a_nohash_0\n"
+    assert (chain.folder / "clips.txt.gz").read_bytes() == first
 
 
-def test_index_of_a_run_without_results_can_be_read(run):
-    page = report.write_index(run).read_text()
-    assert "No setting measured yet" in page and "sheila" in page
+def test_a_failed_notebook_is_one_line_and_runs_again(kernel, chain):
+    write_notebook(chain.notebooks, "01_baseline", code("raise ValueError('no\\nluck')"))
+    with pytest.raises(report.StageError, match="01_baseline failed at cell 3: ValueError: no l"):
+        chain(["1"])
+    write_notebook(chain.notebooks, "01_baseline", code("print('ran')"))
+    assert "[1/1] 01_baseline: running" in chain(["1"])
 
 
-def test_a_page_without_audio_keeps_all_else():
-    sound = '<audio controls preload="none" src="data:audio/flac;base64,AAAA"></audio>'
-    page = f'<p>before</p>{sound}<img src="data:image/png;base64,BBBB">{sound}<p>after</p>'
-    bare = report.without_audio(page)
-    assert "data:audio" not in bare and "<audio" not in bare
-    assert bare.count("recording left out") == 2
-    assert bare.startswith("<p>before</p>") and 'png;base64,BBBB">' in bare and bare.endswith("<p>after</p>")
+def test_a_kernel_has_settings_of_its_own(kernel, chain, tmp_path, monkeypatch):
+    """Not another environment's `python3`, nor a user's threads, styles and start-up files."""
+    spec = tmp_path / "jupyter" / "kernels" / "python3" / "kernel.json"
+    startup = tmp_path / "ipython" / "profile_default" / "startup" / "a.py"
+    for folder in (spec.parent, startup.parent):
+        folder.mkdir(parents=True)
+    spec.write_text(json.dumps({"argv": ["false"], "display_name": "f", "language": "python"}))
+    startup.write_text("leaked = True")
+    (tmp_path / "matplotlibrc").write_text("lines.linewidth: 77")
+    for name, value in {"JUPYTER_PATH": spec.parents[2], "IPYTHONDIR": startup.parents[2],
+                        "MATPLOTLIBRC": tmp_path / "matplotlibrc", "OMP_NUM_THREADS": "7",
+                        "PYTHONSTARTUP": startup, "LC_ALL": "C"}.items():  # fmt: skip
+        monkeypatch.setenv(name, str(value))
+    look = "import os, sys, matplotlib\nprint(os.path.basename(sys.prefix), "
+    look += "os.environ['OMP_NUM_THREADS'], matplotlib.rcParams['lines.linewidth'], "
+    write_notebook(chain.notebooks, "01_baseline", code(look + "'leaked' in globals(), 'ü→')"))
+    chain(["1"])
+    page, _, printed = texts(chain)
+    assert printed == f"{Path(sys.prefix).name} 1 1.5 False ü→\n" and "ü→" in page
 
 
-def test_force_forgets_the_stage_s_own_training_alone(run):
-    for name in ("baseline", "baseline-stream", "student3", "student3-labels", "student3-stream"):
-        for path in (run.resume(name), run.made_of(name)):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(b"x")
+def test_an_executed_notebook_tells_nothing_of_this_machine(kernel, chain, tmp_path):
+    sound = "HTML('<p>hear</p><audio src=\"data:' + 'audio/flac;base64,AA\"></audio>')"
+    noise = "import sys; print('no' + 'ise', file=sys.stderr)"
+    write_notebook(chain.notebooks, "01_baseline", code("print(corpus, run)"), code(noise),
+                   code(HTML + sound))  # fmt: skip
+    chain(["1"])
+    page, notebook, printed = texts(chain)
+    assert printed == "a {corpus} the run\n" and str(tmp_path) not in notebook + page
+    assert "papermill" not in notebook and "noise" not in notebook
+    assert notebook.count("profile = ") == 1 and 'corpus = \\"a {corpus}\\"' in notebook
+    assert "<p>hear</p>" in notebook and "data:audio" not in notebook and "data:audio" in page
 
-    def left():
-        return [{path.stem for path in (run.folder / of).iterdir()} for of in ("resume", "history")]
 
-    report._forget(run, "02_streaming")
-    assert left() == [{"baseline", "student3", "student3-labels"}] * 2
-    report._forget(run, "05_distillation_3")
-    assert left() == [{"baseline"}] * 2
+class Tags(HTMLParser):
+    def __init__(self, page):
+        super().__init__()
+        self.found = []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.found.append(dict(attributes))
+
+
+def test_pages_and_index_can_be_read(kernel, chain):
+    """The answer first, contents, links, folds with names; names escaped; no network."""
+    name = "<img src=x onerror=alert(1)>"
+    answer = HTML + "Markdown('It **works**: 95 % of &lt;b&gt;')"
+    cells = [new_markdown_cell(f"## Part {n}") for n in range(6)]
+    cells += [code(HTML + "HTML('<p class=\"caption\">seen</p>')", "index"), code(answer, "answer")]
+    write_notebook(chain.notebooks, "01_baseline", *cells)
+    chain(["1"], keyword=name)
+    page, index = texts(chain)[0], (chain.folder / "index.html").read_text(encoding="utf-8")
+    for tags in (Tags(page).found, Tags(index).found):
+        links = [tag[key] for tag in tags for key in ("href", "src") if key in tag]
+        assert "x" not in links and not [tag for tag in tags if "onerror" in tag], "not escaped"
+        assert not [link for link in links if link.startswith(("http", "//"))], "needs a network"
+    assert page.index("<strong>works") < page.index("Part 0"), "the answer comes first"
+    assert page.count('<li><a href="#Part-') == 6 and page.count('href="07_summary.html"') == 2
+    assert "<summary>HTML(" in page and "95\u00a0%" in page
+    assert "What does 01_baseline find?" in index and "It works: 95\u00a0% of &lt;b&gt;" in index
+    assert '<p class="caption">seen</p>' in index and "No setting is measured yet" in index
+
+
+def test_the_index_opens_with_what_was_found(tmp_path):
+    run = Run(Parameters(run=str(tmp_path / "run"), split="utterance"))
+    write_results(run)
+    index = pages.write_index(run, list(report.STAGES)).read_text(encoding="utf-8")
+    assert "A network of 5.0\u00a0kB" in index and "20\u00a0times smaller" in index
+    assert "student3-labels" not in index and "Speakers shared" in index
+    assert "The clips are too few to tell the two apart" in index
+
+
+def test_a_killed_report_leaves_no_process_and_no_file(tmp_path):
+    """kill -9: the kernel ends too; what lies in the run folder is swept at the next run."""
+    pid, temporary = tmp_path / "pid", tmp_path / "temporary"
+    temporary.mkdir()
+    write_notebook(tmp_path, "07_summary", code(
+        f"import os, pathlib, time\npathlib.Path({str(pid)!r}).write_text(str(os.getpid()))\n"
+        "time.sleep(600)"))  # fmt: skip
+    program = (
+        "import sys, pathlib\nfrom types import SimpleNamespace as S\n"
+        "from kwslib import experiment, report\nfrom kwslib.runs import *\n"
+        "report.NOTEBOOKS = pathlib.Path(sys.argv[1])\n"
+        "known = S(digest='d', ids=np.array(['a/b']))\n"
+        "experiment.open_cached = lambda p: S(run=Run(p), corpus=known, talk=known, speech=None)\n"
+        "report.run_chain(Parameters(run=sys.argv[1] + '/run'), ['7'])"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    environment = os.environ | {"TMPDIR": str(temporary)}
+    with subprocess.Popen(command, env=environment, stdout=-3, stderr=-3) as process:
+        assert eventually(lambda: pid.is_file() and pid.read_text())
+        process.send_signal(signal.SIGKILL)
+    assert eventually(lambda: not (Path("/proc") / pid.read_text()).exists())
+    assert not list(temporary.glob("*.json"))
+
+
+def eventually(is_so, limit_s=300) -> bool:
+    until = time.monotonic() + limit_s
+    while not is_so() and time.monotonic() < until:
+        time.sleep(0.1)
+    return bool(is_so())

@@ -1,0 +1,310 @@
+"""One run's corpus, folds, talk and folder together: train a setting, quantize it, measure it.
+
+What the notebooks call. Every clip of a test part is scored once, by the network of its fold, which
+never heard the clip's speaker (save with the split `utterance`). Nothing is chosen on these clips.
+"""
+
+import functools
+import html
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas
+import torch
+
+from . import cost, data, files, metrics, models, quantization, runs, talk, tracks, training
+from .architecture import ARCHITECTURES, Setting
+from .runs import Parameters, Run
+from .windows import ClipPool, TrackPool
+
+TALK_MINUTES = {"smoke": 2, "quick": 15, "full": 60}  # that espeak-ng reads
+GROUPS = 5  # of speakers of talk: one to judge on, one to choose thresholds on, three to train
+COSTS = ("parameter_bytes", "file_bytes", "network_macs", "path_macs")
+MEASURES = {"missed": metrics.missed, "one_minus_auc": metrics.one_minus_auc}
+
+
+def open(corpus, keyword, talk, profile, split, seed, run) -> "Experiment":
+    """The experiment that a notebook's parameters cell names."""
+    return Experiment(Parameters(corpus, keyword, talk, profile, split, seed, run))
+
+
+@functools.lru_cache(maxsize=1)
+def open_cached(parameters: Parameters) -> "Experiment":
+    """As `Experiment`, the last one kept: for workers that train many settings of one run."""
+    return Experiment(parameters)
+
+
+class Experiment:
+    """Looks at every input before anything trains: corpus, keyword, folds, talk. What cannot be
+    used raises a `ValueError` of one line."""
+
+    def __init__(self, parameters: Parameters):
+        self.parameters = p = parameters
+        self.corpus = data.load(p.corpus)
+        self.labels = self.corpus.labels(p.keyword)
+        self.folds = data.split(self.corpus, p.keyword, p.split, p.seed)
+        self.tested = np.sort(np.concatenate([fold.test for fold in self.folds]))
+        self.read = talk.espeak(p.keyword, TALK_MINUTES[p.profile])
+        found = Path(p.talk) if p.talk else talk.find(self.corpus.root, "talk")
+        self.talk_kind = "recorded" if found else "espeak"
+        self.talk = talk.recordings(found, p.keyword) if found else self.read
+        found = talk.find(self.corpus.root, "continuous_speech")
+        self.speech = talk.recordings(found, p.keyword) if found else None
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.run = Run(p)
+        self.run.write(corpus_digest=self.corpus.digest, talk_digest=self.talk.digest)
+
+    @functools.cached_property
+    def pool(self) -> ClipPool:
+        noises = list(self.corpus.background.values())
+        return ClipPool(self.corpus.clips, noises, ARCHITECTURES["baseline"], self.device)
+
+    @functools.cached_property
+    def spans(self) -> np.ndarray:
+        """(clips, 2) samples, where the words lie."""
+        return np.array([tracks.word_span(clip) for clip in self.corpus.clips])
+
+    @functools.cached_property
+    def talk_groups(self) -> list[dict[str, np.ndarray]]:
+        """Talk dealt into five groups of speakers. Of fewer than five speakers each one's talk is
+        cut into five stretches: then the groups share voices."""
+        pieces = self.talk.speakers
+        if len(pieces) >= GROUPS:
+            group_of = data.deal(pieces, GROUPS)
+        else:
+            cut = {name: np.array_split(part, GROUPS) for name, part in pieces.items()}
+            pieces = {
+                (name, n): part for name, parts in cut.items() for n, part in enumerate(parts)
+            }
+            group_of = {(name, n): n for name, n in pieces}
+        groups = [[n for n in pieces if group_of[n] == group] for group in range(GROUPS)]
+        return [{name: pieces[name] for name in names} for names in groups]
+
+    def material(self, fold: int, part: str) -> tracks.Material:
+        """What tracks of a part ('train', 'test') of a fold are made of; talk is the training
+        talk."""
+        clips = getattr(self.folds[fold], part)
+        groups = [g for g in range(GROUPS) if g not in (fold, (fold + 1) % GROUPS)]
+        heard = [said for group in groups for said in self.talk_groups[group].values()]
+        heard += list(self.read.speakers.values()) if self.talk_kind == "recorded" else []
+        return tracks.Material(
+            clips=self.corpus.clips,
+            spans=self.spans,
+            keyword=clips[self.labels[clips] == 1],
+            others=clips[self.labels[clips] == 0],
+            noises=tuple(self.corpus.background.values()),
+            talk=tuple(heard),
+        )
+
+    # What is read
+
+    def about(self) -> str:
+        """The run in one Markdown paragraph, warnings first."""
+        p, c = self.parameters, self.corpus
+        caveats = [f"> **{caveat}**\n" for caveat in p.caveats()]
+        return "\n".join(caveats) + (
+            f"Corpus **{html.escape(c.name)}**: {len(c):,} clips of {len(c.word_counts())} words "
+            f"by {len(np.unique(c.speakers)):,} speakers. Keyword **{html.escape(p.keyword)}**: "
+            f"{self.labels.sum():,} clips. Split **{p.split}**: {len(self.folds)} "
+            f"network{'s' * (len(self.folds) > 1)} a setting, which together score "
+            f"{len(self.tested):,} clips once each. Profile **{p.profile}**, seed {p.seed}."
+        )
+
+    def part_table(self) -> pandas.DataFrame:
+        """A row a fold: clips, keywords and speakers of both parts, and the speakers in both."""
+        rows = []
+        for fold in self.folds:
+            row, voices = {}, [set(self.corpus.speakers[clips].tolist()) for clips in fold]
+            for part, clips, spoken in zip(fold._fields, fold, voices, strict=True):
+                row |= {f"{part} clips": len(clips), f"{part} keywords": self.labels[clips].sum()}
+                row |= {f"{part} speakers": len(spoken)}
+            rows.append(row | {"speakers in both": len(voices[0] & voices[1])})
+        return pandas.DataFrame(rows).rename_axis("fold")
+
+    def examples(self, count: int = 3) -> np.ndarray:
+        """Positions of `count` clips of the keyword and of one clip each of `count` other words."""
+        generator = np.random.default_rng(self.parameters.seed)
+        keyword = generator.permutation(np.flatnonzero(self.labels))[:count]
+        others = generator.permutation(np.flatnonzero(self.labels == 0))
+        _, first = np.unique(self.corpus.words[others], return_index=True)
+        return np.concatenate([keyword, others[np.sort(first)[:count]]])
+
+    def log_mels(self, positions: np.ndarray) -> np.ndarray:
+        """(n, mels, frames) log-mels of clips, as networks see them."""
+        return self.pool.log_mels(np.asarray(positions)).cpu().numpy()
+
+    # What is made
+
+    def recipe(self, setting: Setting) -> training.Recipe:
+        return training.recipe_of(setting, self.parameters.profile)
+
+    def inputs(self, setting: Setting, fold: int) -> dict:
+        """What the weights of a setting depend on, as recorded in its checkpoints."""
+        p = self.parameters
+        known = {"setting": str(setting), "corpus": self.corpus.digest, "keyword": p.keyword}
+        known |= {"profile": p.profile, "split": p.split, "seed": p.seed, "fold": fold}
+        talk_digests = {"talk": self.talk.digest, "read": self.read.digest}
+        return known | (talk_digests if setting.is_stream else {})
+
+    def train(self, setting: Setting) -> pandas.DataFrame:
+        """Trains a setting in every fold where that is not yet done; returns its history: fold,
+        epoch, steps, rate, loss, seconds."""
+        for fold in range(len(self.folds)):
+            self.train_fold(setting, fold)
+        return self.run.history(setting)
+
+    def train_fold(self, setting: Setting, fold: int) -> bool:
+        """Trains a setting in a fold and writes checkpoint and history; False if that was done."""
+        if self.is_trained(setting, fold):
+            return False
+        torch.set_num_threads(1)  # two threads on two cores wait for each other
+        recipe, seed = self.recipe(setting), 1000 * self.parameters.seed + fold
+        start, teacher = (
+            other and self._float(other, fold).to(self.device)
+            for other in (training.start_of(setting), training.teacher_of(setting))
+        )
+        model = start or models.build(setting.architecture, seed).to(self.device)
+        name, tracks_pool = f"{setting} fold {fold}", None
+        if recipe.windows:
+            material = self.material(fold, "train")
+            tracks_pool = TrackPool(
+                material, setting.architecture, recipe.tracks, seed, lambda t: _say(f"{name}: {t}")
+            )
+        train = self.folds[fold].train
+        batches = training.Batches(self.pool, self.labels, train, recipe, tracks_pool)
+
+        def progress(row: dict) -> None:
+            done = f"epoch {row['epoch']} of {recipe.epochs}"
+            _say(f"{name}: {done}, loss {row['loss']:.4f}, {row['seconds']:.0f} s")
+
+        resume, inputs = self.run.resume(setting, fold), self.inputs(setting, fold)
+        history = training.train(model, batches, recipe, seed, resume, inputs, teacher, progress)
+        self.run.write_history(setting, fold, history)
+        metadata = self._metadata(setting, fold)
+        models.save(self.run.checkpoint(setting, fold), model.cpu(), **metadata)
+        resume.unlink(missing_ok=True)
+        return True
+
+    def is_trained(self, setting: Setting, fold: int) -> bool:
+        """Whether the checkpoint of a setting is there, whole, and of these inputs."""
+        try:
+            path = self.run.checkpoint(setting, fold)
+            _, metadata = files.read_checkpoint(path)
+            models.load(path)
+            epochs = pandas.read_csv(self.run.path("history", setting, "csv", fold))["epoch"]
+        except (ValueError, OSError, KeyError):
+            return False
+        is_same = metadata.items() >= self._metadata(setting, fold).items()
+        return is_same and epochs.tolist()[-1:] == [self.recipe(setting).epochs]
+
+    def _metadata(self, setting: Setting, fold: int) -> dict[str, str]:
+        """By which finished training is recognised."""
+        inputs = json.dumps(self.inputs(setting, fold), sort_keys=True)
+        version = str(training.RECIPE_VERSION)
+        return {"setting": str(setting), "recipe_version": version, "inputs": inputs}
+
+    def _float(self, setting: Setting, fold: int) -> models.CRNN:
+        return models.load(self.run.needed("checkpoints", setting, "safetensors", fold))
+
+    def quantize(self, setting: Setting) -> None:
+        """Makes the checkpoints of an int8 setting; static ranges come from 1,024 training
+        clips."""
+        for fold, parts in enumerate(self.folds):
+            model = self._float(setting.float, fold)
+            if setting.int8 == "static":
+                clips = np.random.default_rng(0).permutation(parts.train)[:1024]
+                made = quantization.quantize_static(model, self.pool.log_mels(np.sort(clips)).cpu())
+            else:
+                made = quantization.quantize_dynamic(model)
+            metadata = self._metadata(setting, fold)
+            quantization.save(self.run.checkpoint(setting, fold), made, **metadata)
+
+    def load(self, setting: Setting, fold: int = 0) -> torch.nn.Module:
+        """A network of this run; `MissingStageError` says what to run first."""
+        path = self.run.needed("checkpoints", setting, "safetensors", fold)
+        return quantization.load(path)
+
+    # What is measured
+
+    def measure(self, setting: Setting) -> dict:
+        """Scores every tested clip by its fold's network; writes scores and metrics, returns
+        these."""
+        probabilities, of_fold = np.zeros(len(self.corpus)), np.zeros(len(self.corpus), np.int64)
+        for number, fold in enumerate(self.folds):
+            model = self.load(setting, number)
+            probabilities[fold.test] = training.probabilities(model, self.pool, fold.test)
+            of_fold[fold.test] = number
+        at = self.tested
+        labels, scores, speakers = self.labels[at], probabilities[at], self.corpus.speakers[at]
+        self.run.write_scores(setting, self.corpus.ids[at], labels, of_fold[at], scores)
+        costs = cost.of_checkpoint(self.run.checkpoint(setting))
+        values = {"schema": 2, "setting": str(setting)}
+        values |= {"network": setting.network, "variant": setting.variant}
+        values |= {"quality": _quality(labels, scores, speakers), "cost": costs}
+        values["versus_baseline"] = self._versus_baseline(setting, costs)
+        values["provenance"] = self.inputs(setting, 0) | {"compute": self.device}
+        values["provenance"] |= {"recipe_version": training.RECIPE_VERSION} | runs.provenance()
+        self.run.write_metrics(setting, values)
+        return self.run.metrics(setting)
+
+    def _versus_baseline(self, setting: Setting, costs: dict) -> dict:
+        baseline = Setting("baseline")
+        base = costs if setting == baseline else self.run.metrics(baseline)["cost"]
+        compared = self.compare(setting, baseline)
+        times = {name: base[name] / costs[name] for name in COSTS}
+        return compared | {"verdict": metrics.verdict(compared["missed"])} | times
+
+    def scores(self, setting: Setting) -> dict[str, np.ndarray]:
+        """ids, labels, folds, probabilities of the tested clips, or `MissingStageError`."""
+        found = self.run.scores(setting)
+        if not np.array_equal(found["ids"], self.corpus.ids[self.tested]):
+            reason = f"the scores of {setting} are of other clips than this corpus and split have"
+            raise runs.MissingStageError(f"{reason}: run the notebook that makes them again")
+        return found
+
+    def compare(self, setting: Setting, reference: Setting) -> dict[str, metrics.Estimate]:
+        """Ratios of a setting's `missed` and `one_minus_auc` to those of another on the same clips,
+        with 95 % intervals over the same resampled speakers."""
+        mine, theirs = self.scores(setting), self.scores(reference)
+        labels, speakers = mine["labels"], self.corpus.speakers[self.tested]
+        pair = mine["probabilities"], theirs["probabilities"]
+        return {n: metrics.ratio(m, labels, *pair, speakers) for n, m in MEASURES.items()}
+
+    def hardest(self, setting: Setting, label: int, count: int = 4) -> tuple[np.ndarray, list[str]]:
+        """Positions and captions of the tested clips of one class that a setting scored worst."""
+        scores = self.scores(setting)["probabilities"]
+        of_class = np.flatnonzero(self.labels[self.tested] == label)
+        worst = of_class[np.argsort(scores[of_class] if label else -scores[of_class])[:count]]
+        names = self.corpus.ids[self.tested[worst]]
+        captions = [f"{name}: {scores[at]:.3f}" for name, at in zip(names, worst, strict=True)]
+        return self.tested[worst], captions
+
+
+def evaluate(checkpoint: Path, corpus: str, keyword: str, split: str, seed: int, fold: int) -> dict:
+    """Quality of a checkpoint on the test part of a fold, or with the split `all` on every clip."""
+    loaded = data.load(corpus)
+    labels = loaded.labels(keyword)
+    if split == "all":
+        clips = np.arange(len(loaded))
+    else:
+        folds = data.split(loaded, keyword, split, seed)
+        if not 0 <= fold < len(folds):
+            raise runs.ParameterError(f"fold is {fold}; split {split} has {len(folds)} folds")
+        clips = folds[fold].test
+    model = quantization.load(checkpoint)
+    pool = ClipPool(loaded.clips, (), model.architecture)
+    scores = training.probabilities(model, pool, clips)
+    return _quality(labels[clips], scores, loaded.speakers[clips])
+
+
+def _quality(labels: np.ndarray, scores: np.ndarray, speakers: np.ndarray) -> dict:
+    found = {"clips": len(labels), "positives": int(labels.sum())}
+    found["speakers"] = len(np.unique(speakers))
+    found |= {n: metrics.estimate(m, labels, scores, speakers) for n, m in MEASURES.items()}
+    return found | {"au_fa_fr": metrics.au_fa_fr(labels, scores)}
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

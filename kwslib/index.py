@@ -1,0 +1,147 @@
+"""The index of a corpus: all recordings of a folder, read once into one file.
+
+A folder holds `WORD/NAME.wav`, clips of at most a second, and `_background_noise_/NAME.wav`, longer
+ones, all 16 kHz mono in any format that soundfile reads. The index is `samples.int16`, all clips
+padded to a second and then the background, and `index.json`. It is made again when a recording
+changes or when it is damaged.
+"""
+
+import contextlib
+import hashlib
+import json
+import shutil
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+from unicodedata import normalize
+
+import numpy as np
+from tqdm import tqdm
+
+from . import audio
+
+CLIP_SAMPLES = 16000
+BACKGROUND = "_background_noise_"
+
+_VERSION = 5
+_NO_SOUND = ("", ".txt", ".md", ".json", ".csv", ".tsv", ".html", ".pdf", ".yaml", ".yml", ".py")
+
+
+class CorpusError(ValueError):
+    """A corpus that cannot be used; the message is one line and says what to do."""
+
+
+class Index(NamedTuple):
+    """What is in a corpus, sorted by id; names are in Unicode's form C."""
+
+    digest: str  # SHA-256 over ids, samples and background
+    ids: list[str]  # 'WORD/NAME', no suffix
+    lengths: np.ndarray  # (clips,) samples before padding
+    clips: np.ndarray  # (clips, samples) int16, memory-mapped
+    background: dict[str, np.ndarray]  # name -> (samples,) int16
+    rejected: list[tuple[str, str]]  # (path, reason)
+
+
+def is_recording(path: Path) -> bool:
+    """Whether a file is to be read as sound: all are, save hidden ones, notes and the like."""
+    return path.name[0] != "." and path.suffix.lower() not in _NO_SOUND and path.is_file()
+
+
+def common_reason(rejected: list[tuple[str, str]]) -> str:
+    """The most common one, and how common it is."""
+    found = Counter(reason for _, reason in rejected).most_common(1)
+    return "; ".join(f"{count} times: {reason}" for reason, count in found)
+
+
+@contextlib.contextmanager
+def replace_folder(target: Path, needed_bytes: int):
+    """A folder to write in, which takes the place of `target` only if the block ends well."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    place = {"prefix": ".making-", "dir": target.parent, "ignore_cleanup_errors": True}
+    with tempfile.TemporaryDirectory(**place) as temporary:
+        if shutil.disk_usage(temporary).free < needed_bytes:
+            raise OSError(28, f"no room for {needed_bytes / 1e6:,.1f} MB", str(target))
+        staging = Path(temporary, target.name)
+        staging.mkdir()
+        yield staging
+        shutil.rmtree(target, ignore_errors=True)
+        staging.rename(target)
+
+
+def open_index(root: Path, folder: Path, progress: bool) -> Index:
+    """The index in `folder` of the recordings below `root`, made if need be."""
+    listing = _listing(root)
+    if not listing:
+        raise CorpusError(f"no recordings in {root}; expected WORD/SPEAKER_nohash_N.wav or .flac")
+    stamp = hashlib.sha256(json.dumps([_VERSION, str(root), listing]).encode()).hexdigest()
+    if (found := _read(folder, stamp)) is None:
+        noise_bytes = sum(row[2] for row in listing if row[0].startswith(BACKGROUND))
+        needed_bytes = 2 * CLIP_SAMPLES * len(listing) + 2 * noise_bytes  # FLAC halves at most
+        with replace_folder(folder, needed_bytes) as staging:
+            _write(root, listing, staging, stamp, progress)
+        found = _read(folder, stamp)
+    return found
+
+
+def _listing(root: Path) -> list[tuple[str, str, int, int]]:
+    """(id with suffix, path, bytes, modification time) of every recording, sorted."""
+    rows = []
+    for path in filter(is_recording, [*root.glob("[!._]*/*"), *root.glob(f"{BACKGROUND}/*")]):
+        word, name = (normalize("NFC", part) for part in path.parts[-2:])
+        status, place = path.stat(), path.relative_to(root).as_posix()
+        rows.append((f"{word.strip()}/{name}", place, status.st_size, status.st_mtime_ns))
+    return sorted(rows)
+
+
+def _read(folder: Path, stamp: str) -> Index | None:
+    """None where there is none of these recordings, or a damaged one."""
+    try:
+        index = json.loads((folder / "index.json").read_text("utf-8"))
+        lengths, noises = index["lengths"], index["background"]
+        ends = np.cumsum([len(lengths) * CLIP_SAMPLES, *noises.values()])
+        samples = np.memmap(folder / "samples.int16", np.int16, "r")
+        if index["stamp"] != stamp or len(samples) != ends[-1]:
+            return None
+        clips, *pieces = np.split(samples, ends[:-1])
+        return Index(
+            index["digest"],
+            list(lengths),
+            np.array(list(lengths.values()), dtype=np.int64),
+            clips.reshape(-1, CLIP_SAMPLES),
+            {name.split("/")[1]: noise for name, noise in zip(noises, pieces, strict=True)},
+            [(path, reason) for path, reason in index["rejected"]],
+        )
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+
+
+def _write(root: Path, listing: list, staging: Path, stamp: str, progress: bool) -> None:
+    """Reads every recording once. Writes without a memory map: on a full disk that is killed."""
+    lengths, background, rejected, noises, digest = {}, {}, [], [], hashlib.sha256()
+    bar = tqdm(listing, f"index {root.name}", unit="clip", disable=None if progress else True)
+    with open(staging / "samples.int16", "wb") as file:
+        for name, path, *_ in bar:
+            stem, is_noise = name.rsplit(".", 1)[0], name.startswith(BACKGROUND)
+            try:
+                samples = audio.read_clip(root / path, None if is_noise else CLIP_SAMPLES)
+                if is_noise and len(samples) <= CLIP_SAMPLES:
+                    raise audio.AudioError("background recording of a second or less")
+                if stem in lengths or stem in background:
+                    raise audio.AudioError("stands twice, in two formats")
+            except audio.AudioError as error:
+                rejected.append((name, str(error)))
+                continue
+            digest.update(f"{stem}:{len(samples)}:".encode() + samples.tobytes())
+            (background if is_noise else lengths)[stem] = len(samples)
+            if is_noise:
+                noises.append(samples.tobytes())
+            else:
+                file.write(np.pad(samples, (0, CLIP_SAMPLES - len(samples))).tobytes())
+        file.write(b"".join(noises))
+    if not lengths:
+        why = common_reason(rejected) or "there is no folder of words"
+        raise CorpusError(f"none of the {len(listing)} recordings in {root} can be used: {why}")
+    index = {"stamp": stamp, "digest": digest.hexdigest(), "lengths": lengths}
+    index |= {"rejected": rejected, "background": background}
+    (staging / "index.json").write_text(json.dumps(index), "utf-8")
