@@ -18,12 +18,11 @@ import soundfile
 
 SAMPLE_RATE_HZ = 16000
 PIECE_S = 0.08  # of live audio: a step
-RATES_HZ = (1000, 768_000)  # of recordings
+RATES_HZ = range(1000, 768_001)  # of recordings
 SILENT_S = 1.5  # a microphone that gives nothing for so long is gone
 
-_BLOCK = 1 << 14  # samples
 _UNKNOWN = 0x7FFF0000  # sizes from here on stand for 'not known yet'
-_UNREADABLE = (soundfile.SoundFileError, RuntimeError, OSError)
+_UNREADABLE = (soundfile.SoundFileError, RuntimeError, OSError, TypeError)
 _CONTAINER = re.compile(
     rb"RIFF|riff|RF64|FORM|fLaC|OggS|caff|\.snd|ID3|#!AMR|\x1aE\xdf\xa3|0&\xb2u|....ftyp", re.DOTALL
 )
@@ -60,38 +59,30 @@ def to_float(samples: np.ndarray) -> np.ndarray:
 def read_clip(path: Path, longest: int | None = None) -> np.ndarray:
     """(samples,) int16 of a 16 kHz mono recording of at most `longest` samples, of which not many
     more are read. `AudioError` says why one cannot be used; it does not name the file."""
+    pieces = []
     with _open(path) as file:
         if (file.channels, file.samplerate) != (1, SAMPLE_RATE_HZ):
-            channels = f"{file.channels} channel{'s' * (file.channels > 1)}"
-            raise AudioError(f"{channels}, {file.samplerate:,} Hz; it must be 1 channel, 16,000 Hz")
-        pieces, count = [], 0
+            raise AudioError(f"{_format(file)}; it must be 1 channel, 16,000 Hz")
         for piece in _pieces(file):
-            pieces.append(piece)
-            count += len(piece)
-            if longest is not None and count > longest:
+            pieces.append(piece[:, 0])
+            if longest is not None and sum(map(len, pieces)) > longest:
                 raise AudioError(f"longer than {longest / SAMPLE_RATE_HZ:g} s")
-    samples = np.concatenate(pieces)[:, 0]
-    if not len(samples):
-        raise AudioError("empty")
-    if not np.isfinite(samples).all():
-        raise AudioError("holds samples that are no numbers")
+    samples = np.concatenate(pieces)
+    if not len(samples) or not np.isfinite(samples).all():
+        raise AudioError("holds samples that are no numbers" if len(samples) else "empty")
     return samples if samples.dtype == np.int16 else to_int16(samples)
 
 
 def blocks(path: Path, say: Callable[[str], None]) -> Iterator[np.ndarray]:
     """Pieces of a recording of any format, rate and number of channels. `say` is told in one line
     of every change. One that is damaged or cut off is an `AudioError` after its last piece."""
-    path = Path(path)
     try:
         with _open(path, say) as file:
-            rate_hz, (low, high) = file.samplerate, RATES_HZ
-            if not low <= rate_hz <= high:
-                raise AudioError(f"{rate_hz:,} Hz; it must be {low:,} to {high:,} Hz")
-            if file.channels > 1:
-                say(f"{path}: {file.channels} channels, mixed to one")
-            if rate_hz != SAMPLE_RATE_HZ:
-                say(f"{path}: {rate_hz:,} Hz, resampled to {SAMPLE_RATE_HZ:,} Hz")
-            yield from resample(map(_mix, _pieces(file)), rate_hz)
+            if file.samplerate not in RATES_HZ:
+                raise AudioError(f"{_format(file)}; from {RATES_HZ[0]:,} to {RATES_HZ[-1]:,} Hz do")
+            if (file.channels, file.samplerate) != (1, SAMPLE_RATE_HZ):
+                say(f"{path}: {_format(file)}, mixed and resampled to 1 channel, 16,000 Hz")
+            yield from resample(map(_mix, _pieces(file)), file.samplerate)
     except AudioError as error:
         raise AudioError(f"{path}: {error}") from None
 
@@ -112,45 +103,36 @@ def resample(pieces: Iterator[np.ndarray], rate_hz: int) -> Iterator[np.ndarray]
 def from_pcm(file) -> Iterator[np.ndarray]:
     """Raw 16 kHz mono PCM16, little-endian, as it arrives on a binary file such as standard input.
     Terminals are refused, and recordings that begin with the header of a common format."""
-    if file is None:
-        raise AudioError("standard input is closed; pipe raw 16 kHz PCM16 in, or name a file")
-    if file.isatty():
-        raise AudioError(f"standard input is a terminal; pipe audio in: {_ARECORD}")
+    if file is None or file.isatty():
+        raise AudioError(f"no audio on standard input; pipe it in: {_ARECORD}")
     with contextlib.suppress(OSError):  # it has no descriptor; else it may say 'nothing yet'
         os.set_blocking(file.fileno(), True)
-    rest, is_start = b"", True
-    while piece := file.read1(2 * int(PIECE_S * SAMPLE_RATE_HZ)):
+    piece, rest = file.read(12), b""
+    if _CONTAINER.match(piece):
+        raise AudioError(
+            "standard input is a recording, not raw 16 kHz PCM16; name it as a file, or "
+            "convert it: ffmpeg -i FILE -f s16le -ar 16000 -ac 1 - | kws stream CHECKPOINT -"
+        )
+    while piece:
         rest += piece
-        if is_start and len(rest) < 12:
-            continue
-        if is_start and _CONTAINER.match(rest):
-            raise AudioError(
-                "standard input is a recording, not raw 16 kHz PCM16; name it as a file, or "
-                "convert it: ffmpeg -i FILE -f s16le -ar 16000 -ac 1 - | kws stream CHECKPOINT -"
-            )
-        is_start, even = False, len(rest) // 2 * 2
+        even = len(rest) // 2 * 2
         yield np.frombuffer(rest[:even], "<i2")
-        rest = rest[even:]
-    if len(rest) > 1:
-        yield np.frombuffer(rest[: len(rest) // 2 * 2], "<i2")
+        rest, piece = rest[even:], file.read1(2 * int(PIECE_S * SAMPLE_RATE_HZ))
 
 
 def from_microphone(say: Callable[[str], None], device: str | None = None) -> Iterator[np.ndarray]:
     """A microphone, for ever; needs the extra `kwslib[microphone]`. `device`: its number or part of
     its name. `say` is told if audio was lost, since times count only audio that arrived. One that
-    goes away is an `AudioError`."""
+    goes away is an `AudioError`. It is heard at its own rate, and resampled."""
     try:
         import sounddevice
     except (ImportError, OSError) as error:
-        raise AudioError(
-            f"no microphone ({error}); install sounddevice (pip install 'kwslib[microphone]') and "
-            f"PortAudio, or pipe audio in: {_ARECORD}"
-        ) from None
-    arrived, rate_hz, channels = queue.SimpleQueue(), SAMPLE_RATE_HZ, 1
-    device = int(device) if str(device).isdigit() else device
+        problem = f"no microphone ({error}); install kwslib[microphone] and PortAudio"
+        raise AudioError(f"{problem}, or pipe audio in: {_ARECORD}") from None
+    arrived = queue.SimpleQueue()
 
     def keep(samples, _count, _time, status):
-        arrived.put((_mix(samples.copy()), status))
+        arrived.put((_mix(samples), status))
 
     def live():
         while True:
@@ -160,29 +142,23 @@ def from_microphone(say: Callable[[str], None], device: str | None = None) -> It
             yield samples
 
     try:
-        try:
-            sounddevice.check_input_settings(device, channels, "float32", None, rate_hz)
-        except sounddevice.PortAudioError:  # it cannot do 16 kHz mono
-            about = sounddevice.query_devices(device, "input")
-            rate_hz, channels = (
-                int(about["default_samplerate"]),
-                min(2, about["max_input_channels"]),
-            )
+        device = int(device) if str(device).isdigit() else device
+        about = sounddevice.query_devices(device, "input")
+        rate_hz, channels = int(about["default_samplerate"]), min(2, about["max_input_channels"])
         size = int(PIECE_S * rate_hz)
         with sounddevice.InputStream(rate_hz, size, device, channels, "float32", callback=keep):
             yield from resample(live(), rate_hz)
     except queue.Empty:
-        problem = f"the microphone has given nothing for {SILENT_S:g} s; was it unplugged?"
-        raise AudioError(f"{problem} --device chooses another") from None
+        problem = f"it has given nothing for {SILENT_S:g} s; was it unplugged?"
     except (sounddevice.PortAudioError, ValueError) as error:
-        problem = f"the microphone cannot be opened ({error})"
-        raise AudioError(f"{problem}; --device chooses another") from None
+        problem = f"it cannot be opened ({error});"
+    raise AudioError(f"microphone: {problem} --device chooses another")
 
 
 def _open(path: Path, say: Callable[[str], None] = lambda line: None) -> soundfile.SoundFile:
     """A recording. A WAV without a size, as of a killed recorder, is read to its end."""
     if not Path(path).is_file():
-        raise AudioError("no file of audio" if Path(path).exists() else "no such file")
+        raise AudioError("no such file")
     try:
         file = _Recording(os.fsencode(path))
         if file.frames == 0 and file.format in ("WAV", "WAVEX"):
@@ -192,15 +168,16 @@ def _open(path: Path, say: Callable[[str], None] = lambda line: None) -> soundfi
             if 0 < at < len(memory) - 8:
                 size = min(len(memory) - at - 8, _UNKNOWN)
                 memory[at + 4 : at + 8] = size.to_bytes(4, "little")
-                file.close()
                 file = _Recording(memory)
                 say(f"{path}: its header states no length; read to the end of the file")
         return file
-    except TypeError:  # soundfile's, of a name that ends in .raw
-        raise AudioError("raw audio is piped in: kws stream CHECKPOINT - < FILE") from None
     except _UNREADABLE as error:
         problem = f"not readable as audio ({type(error).__name__})"
         raise AudioError(f"{problem}; try ffmpeg -i FILE -ar 16000 -ac 1 FILE.wav") from None
+
+
+def _format(file: soundfile.SoundFile) -> str:
+    return f"{file.channels} channel{'s' * (file.channels > 1)}, {file.samplerate:,} Hz"
 
 
 def _pieces(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
@@ -210,17 +187,16 @@ def _pieces(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
     kind, count, piece = "float32" if is_float else "int16", 0, [0]
     while len(piece):
         try:
-            piece = file.read(_BLOCK, kind, always_2d=True)
-        except _UNREADABLE as error:
-            problem = f"damaged after {count / file.samplerate:.1f} s"
-            raise AudioError(f"{problem} ({type(error).__name__})") from None
+            piece = file.read(1 << 14, kind, always_2d=True)
+        except _UNREADABLE:
+            raise AudioError(f"damaged after {count / file.samplerate:.1f} s") from None
         count += len(piece)
         yield piece
     _check_end(file, count)
 
 
 def _mix(piece: np.ndarray) -> np.ndarray:
-    """(samples, channels) -> (samples,). Broken floats are mended before they spread."""
+    """(samples, channels) -> (samples,), a copy. Broken floats are mended before they spread."""
     if piece.dtype != np.int16:
         piece = np.clip(np.nan_to_num(piece, nan=0, posinf=0, neginf=0), -1, 1)
     return piece[:, 0] if piece.shape[1] == 1 else to_float(piece).mean(axis=1)
@@ -231,11 +207,9 @@ def _check_end(file: soundfile.SoundFile, count: int) -> None:
     libsndfile reads such files without complaint, but its log says what it found."""
     log, count_s = file.extra_info, count / file.samplerate
     slack = 0.1 * file.samplerate + 0.01 * file.frames if "MPEG" in file.subtype else 0  # estimated
-    if count + slack < file.frames < 1 << 62:
-        stated_s = file.frames / file.samplerate
-        raise AudioError(f"cut off: {count_s:.1f} of the {stated_s:,.1f} s of its header are there")
     sizes = [tuple(map(int, found)) for found in _SIZES.findall(log)]
-    if any(there < said < _UNKNOWN for said, there in sizes) or _ENDS.search(log):
+    is_cut = any(there < said < _UNKNOWN for said, there in sizes) or _ENDS.search(log)
+    if is_cut or count + slack < file.frames < 1 << 62:
         raise AudioError(f"cut off: {count_s:.1f} s are there, the rest is missing")
     behind = _BEHIND.search(log)
     if behind and (unheard_bytes := int(behind[1]) - int(behind[2])) > 4096:

@@ -1,36 +1,28 @@
-"""Corpora in Speech Commands layout: indexed once, clips in an int16 memory map, folds.
+"""Corpora by name, and the folds in which networks are trained and tested on them.
 
-A corpus is a folder `WORD/SPEAKER_nohash_N.wav`, 16 kHz mono clips of at most a second in any
-format that soundfile reads, with an optional `_background_noise_/` of longer recordings. Its name
-is `embedded` (synthesised on the spot), `speech_commands_v0.01`, `speech_commands_v0.02`
-(downloaded), or the folder's path. Shorter clips are padded with zeros at the end. A clip that
-cannot be used is listed with its reason. What is made goes to `data/`, or to the folder that the
-variable KWS_DATA names; an index is made again when a clip changes.
+A corpus is `embedded` (synthesised on the spot), `speech_commands_v0.01`, `speech_commands_v0.02`
+(downloaded), or a folder's path. What is made goes to `data/`, or to the folder that the variable
+KWS_DATA names.
 """
 
 import contextlib
 import hashlib
 import json
 import os
-import re
 import shutil
 import sys
-from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
-from unicodedata import normalize
 
 import filelock
 import numpy as np
 
 from . import index, synth
-from .audio import SAMPLE_RATE_HZ
-from .index import CorpusError
+from .audio import SAMPLE_RATE_HZ as SAMPLE_RATE_HZ
+from .index import BACKGROUND as BACKGROUND
+from .index import Corpus, CorpusError
 
-CLIP_SAMPLES, BACKGROUND = index.CLIP_SAMPLES, index.BACKGROUND
-DOWNLOADS = ("speech_commands_v0.01", "speech_commands_v0.02")
-NAMES = ("embedded", *DOWNLOADS)
+NAMES = ("embedded", "speech_commands_v0.01", "speech_commands_v0.02")
 SPLITS = ("speaker", "folds", "utterance")
 FOLDS = 5
 ROOT = Path(os.environ.get("KWS_DATA") or Path(__file__).parent.parent / "data")
@@ -41,50 +33,6 @@ class Fold(NamedTuple):
 
     train: np.ndarray
     test: np.ndarray
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """An indexed corpus. Arrays run over clips, sorted by id."""
-
-    name: str
-    root: Path
-    digest: str  # SHA-256 over ids, samples and background
-    ids: np.ndarray  # (clips,) 'WORD/SPEAKER_nohash_N'
-    words: np.ndarray  # (clips,)
-    speakers: np.ndarray  # (clips,), '' where the name states none
-    lengths: np.ndarray  # (clips,) samples before padding
-    clips: np.ndarray  # (clips, samples) int16, memory-mapped
-    background: dict[str, np.ndarray]  # name -> (samples,) int16
-    rejected: list[tuple[str, str]]  # (path, reason)
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @property
-    def hours(self) -> float:
-        return float(self.lengths.sum()) / SAMPLE_RATE_HZ / 3600
-
-    @property
-    def without_speaker(self) -> int:
-        """Clips whose names state no speaker."""
-        return int((self.speakers == "").sum())
-
-    def word_counts(self) -> dict[str, int]:
-        """Clips of each word, the most frequent first."""
-        return dict(Counter(self.words.tolist()).most_common())
-
-    def labels(self, keyword: str) -> np.ndarray:
-        """(clips,) int64: 1 where the clip is the keyword. `CorpusError` if no clip is."""
-        keyword = normalize("NFC", keyword).strip()
-        labels = (self.words == keyword).astype(np.int64)
-        if not labels.any():
-            bad = [row for row in self.rejected if row[0].startswith(f"{keyword}/")]
-            have = f"it has: {', '.join(sorted(self.word_counts()))}"
-            if bad:
-                have = f"{len(bad)} recordings of it were rejected: {index.common_reason(bad)}"
-            raise CorpusError(f"no clip of keyword {keyword!r} in {self.name}; {have}")
-        return labels
 
 
 def _sha1(name: str) -> int:
@@ -120,14 +68,12 @@ def split(corpus: Corpus, keyword: str, how: str = "speaker", seed: int = 0) -> 
     labels = corpus.labels(keyword)
     if how not in SPLITS:
         raise CorpusError(f"split is {how!r}; it must be one of {', '.join(SPLITS)}")
-    if how != "utterance" and (count := corpus.without_speaker):
-        raise CorpusError(
-            f"{count} of {len(corpus)} names in {corpus.name} state no speaker "
-            "(SPEAKER_nohash_N), so speakers cannot be kept apart; use --split utterance"
-        )
     if how == "utterance":
         order = np.random.default_rng(seed).permutation(len(corpus))
         group, tested = order >= round(0.8 * len(corpus)), [True]
+    elif count := np.sum(corpus.speakers == ""):
+        problem = f"{count} of {len(corpus)} names in {corpus.name} state no speaker"
+        raise CorpusError(f"{problem} (SPEAKER_nohash_N) to keep apart; use --split utterance")
     elif how == "speaker":
         group, tested = np.array([official_part(name) for name in corpus.speakers]), ["test"]
     else:
@@ -135,10 +81,8 @@ def split(corpus: Corpus, keyword: str, how: str = "speaker", seed: int = 0) -> 
     folds = [Fold(np.flatnonzero(group != one), np.flatnonzero(group == one)) for one in tested]
     for part, clips in (pair for fold in folds for pair in fold._asdict().items()):
         if not 0 < labels[clips].sum() < len(clips):
-            raise CorpusError(
-                f"the {part} part of {corpus.name} has {labels[clips].sum()} clips of {keyword!r} "
-                f"among {len(clips)}; every part needs both the keyword and other words"
-            )
+            problem = f"the {part} part of {corpus.name} has {labels[clips].sum()} clips of"
+            raise CorpusError(f"{problem} {keyword!r} among {len(clips)}; it needs both kinds")
     return folds
 
 
@@ -158,24 +102,21 @@ def load(corpus: str | Path, progress: bool = True) -> Corpus:
         with _making():
             if not is_there:
                 root = _embedded(progress) if name == "embedded" else _downloaded(name)
-            root, short = root.resolve(), re.sub(r"[^A-Za-z0-9._-]", "_", name_of(name))
-            place = hashlib.sha256(str(root).encode()).hexdigest()[:8]
-            found = index.open_index(root, ROOT / "index" / f"{short}-{place}", progress)
+            root = root.resolve()
+            place = f"{root.name}-{hashlib.sha256(str(root).encode()).hexdigest()[:8]}"
+            loaded = index.open_index(root, ROOT / "index" / place, progress)
     except OSError as error:
-        raise CorpusError(
-            f"{error.filename or ROOT}: {error.strerror or error}; what is made goes to {ROOT}, "
-            "the variable KWS_DATA names another folder"
-        ) from None
-    words, speakers = zip(*map(_word_and_speaker, found.ids), strict=True)
-    arrays = map(np.array, (found.ids, words, speakers))
-    loaded = Corpus(name_of(name), root, found.digest, *arrays, *found[2:])
-    bad, unnamed = loaded.rejected, loaded.without_speaker
-    lines = {
-        f"{root} is there: nothing is downloaded": is_there and name in NAMES,
-        f"{len(bad)} recordings rejected ({index.common_reason(bad)}); see kws corpus": bad,
-        f"{unnamed} of {len(loaded)} names state no speaker": unnamed,
-    }
-    for line in (line for line, applies in lines.items() if applies and progress):
+        problem = f"{error.filename or ROOT}: {error.strerror or error}"
+        remedy = f"what is made goes to {ROOT}, the variable KWS_DATA names another folder"
+        raise CorpusError(f"{problem}; {remedy}") from None
+    unnamed, lines = np.sum(loaded.speakers == ""), []
+    if is_there and name in NAMES:
+        lines.append(f"{root} is there: nothing is downloaded")
+    if loaded.rejected:
+        lines.append(f"{index.why(loaded.rejected)}; see kws corpus")
+    if unnamed:
+        lines.append(f"{unnamed} of {len(loaded)} names state no speaker")
+    for line in lines if progress else []:
         print(f"{loaded.name}: {line}", file=sys.stderr)
     return loaded
 
@@ -188,8 +129,7 @@ def _making():
     try:
         held = lock.acquire(timeout=2)
     except filelock.Timeout:
-        other = maker.read_text() if maker.exists() else "?"
-        print(f"waiting for process {other}, which makes a corpus in {ROOT}", file=sys.stderr)
+        print(f"waiting for process {maker.read_text()}, which fills {ROOT}", file=sys.stderr)
         held = lock.acquire()
     with held:
         maker.write_text(str(os.getpid()))
@@ -219,16 +159,7 @@ def _downloaded(name: str) -> Path:
             try:
                 SPEECHCOMMANDS(str(staging), url=name, download=True)
             except (OSError, RuntimeError) as error:  # no network; a bad checksum
-                raise CorpusError(
-                    f"could not download {name} ({error}); nothing was kept. Try again, or unpack "
-                    f"{name}.tar.gz into a folder {name} here, which is then used"
-                ) from None
+                remedy = f"try again, or unpack {name}.tar.gz into a folder {name} here"
+                raise CorpusError(f"could not download {name} ({error}); {remedy}") from None
             (staging / f"{name}.tar.gz").unlink(missing_ok=True)
     return root / "SpeechCommands" / name
-
-
-def _word_and_speaker(clip_id: str) -> tuple[str, str]:
-    """The speaker is '' if the name states none. WORD_SPEAKER_nohash_N is read as well."""
-    word, stem = clip_id.split("/")
-    named = re.fullmatch(r"(.+)_nohash_\d+", stem.removeprefix(f"{word}_"))
-    return word, named[1] if named else ""

@@ -105,8 +105,9 @@ def span(estimate, form: str = "{:.2f}") -> str:
     return stated[0] if stated else "cannot be stated"
 
 
-def percent(estimate) -> str:
-    """A share and its 95 % interval in percent, '7.2 % (5.0 % to 9.9 %)'."""
+def percent(share) -> str:
+    """A share, or an estimate of one, in percent: '7.2 %', '7.2 % (5.0 % to 9.9 %)'."""
+    estimate = share if isinstance(share, list | tuple) else (share,)
     return span([None if x is None else 100 * x for x in estimate], "{:.1f} %")
 
 

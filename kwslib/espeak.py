@@ -3,42 +3,29 @@
 import _ctypes
 import contextlib
 import ctypes
-import ctypes.util
+import itertools
+import multiprocessing
 import os
-import pickle
-import subprocess
-import sys
+import signal
 import threading
+from concurrent.futures import ProcessPoolExecutor
 
+import espeakng_loader
 import numpy as np
 
 RATE_HZ = 22050
-
-
-def paths() -> tuple[str, str | None]:
-    """espeak-ng's library and its data: espeakng-loader's, or the system's (None: it knows)."""
-    try:
-        import espeakng_loader
-    except ImportError:
-        return ctypes.util.find_library("espeak-ng") or "libespeak-ng.so.1", None
-    return espeakng_loader.get_library_path(), espeakng_loader.get_data_path()
 
 
 @contextlib.contextmanager
 def _engine(voice: str):
     """The library, loaded anew (2 ms): its static variables would make an utterance depend on those
     before it. Its data folder is the working directory, as it keeps that path in 160 bytes."""
-    library, data = paths()
+    engine = ctypes.CDLL(espeakng_loader.get_library_path())
     try:
-        engine = ctypes.CDLL(library)
-    except OSError as error:
-        raise ValueError(f"espeak-ng cannot be loaded ({error}); install espeakng-loader") from None
-    try:
-        with contextlib.chdir(data or "."):
-            if engine.espeak_Initialize(2, 0, b"." if data else None, 0x8000) != RATE_HZ:
-                raise ValueError(f"espeak-ng cannot read its data in {data}; install it again")
-            if engine.espeak_SetVoiceByName(voice.encode()) != 0:
-                raise ValueError(f"espeak-ng has no voice {voice!r}")
+        with contextlib.chdir(espeakng_loader.get_data_path()):
+            is_ready = engine.espeak_Initialize(2, 0, b".", 0x8000) == RATE_HZ
+            if not is_ready or engine.espeak_SetVoiceByName(voice.encode()) != 0:
+                raise ValueError(f"espeak-ng has no voice {voice!r}; install espeakng-loader again")
             yield engine
             engine.espeak_Terminate()
     finally:
@@ -76,39 +63,21 @@ def phonemes(text: str) -> list[str]:
     return ["".join(c for c in word if c.isalnum() or c in "@#") for word in words]
 
 
-def run(function, jobs: list[tuple], workers: int | None = None):
-    """Yields `function(*job)` of each job in turn, computed by processes (None: one a core). They
-    end when their pipe does, as this process may be killed, and they inherit no lock."""
-    workers, started = min(workers or os.cpu_count() or 1, 8, len(jobs)), []
-    try:
-        for first in range(workers):
-            command, pipe = [sys.executable, "-m", __name__], subprocess.PIPE
-            worker = subprocess.Popen(command, stdin=pipe, stdout=pipe, start_new_session=True)
-            started.append(worker)
-            pickle.dump((function, jobs[first::workers]), worker.stdin)
-            worker.stdin.flush()
-        for number in range(len(jobs)):
-            result = pickle.load(started[number % workers].stdout)
-            if isinstance(result, Exception):
-                raise result
-            yield result
-    finally:
-        for worker in started:
-            worker.kill()
-            worker.communicate()
+def run(function, jobs: list[tuple]):
+    """Yields `function(*job)` of each job in turn. A process a core shares the work; it inherits no
+    lock and ends with this process, even if that is killed."""
+    if multiprocessing.current_process().daemon:  # one of Dask's, which may start none
+        yield from itertools.starmap(function, jobs)
+        return
+    workers, spawn = min(os.cpu_count() or 1, 8, len(jobs)), multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, spawn, _end_with_parent) as pool:
+        yield from pool.map(function, *zip(*jobs, strict=True))
 
 
-def _work() -> None:
-    function, jobs = pickle.load(sys.stdin.buffer)
-    threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()
-    for job in jobs:
-        try:
-            result = function(*job)
-        except Exception as error:
-            result = error
-        pickle.dump(result, sys.stdout.buffer)
-        sys.stdout.buffer.flush()
+def _end_with_parent() -> None:
+    def watch():
+        multiprocessing.parent_process().join()
+        os._exit(1)
 
-
-if __name__ == "__main__":
-    _work()
+    threading.Thread(target=watch, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C leaves no traceback

@@ -17,12 +17,12 @@ import torch
 from . import cost, data, files, metrics, models, quantization, runs, talk, tracks, training
 from .architecture import ARCHITECTURES, Setting
 from .runs import Parameters, Run
+from .talk import Talk
 from .windows import ClipPool, TrackPool
 
 TALK_MINUTES = {"smoke": 2, "quick": 15, "full": 60}  # that espeak-ng reads
 GROUPS = 5  # of speakers of talk: one to judge on, one to choose thresholds on, three to train
 COSTS = ("parameter_bytes", "file_bytes", "network_macs", "path_macs")
-MEASURES = {"missed": metrics.missed, "one_minus_auc": metrics.one_minus_auc}
 
 
 def open(corpus, keyword, talk, profile, split, seed, run) -> "Experiment":
@@ -37,8 +37,8 @@ def open_cached(parameters: Parameters) -> "Experiment":
 
 
 class Experiment:
-    """Looks at every input before anything trains: corpus, keyword, folds, talk. What cannot be
-    used raises a `ValueError` of one line."""
+    """Corpus, keyword and folds are looked at when it is opened, talk when it is first needed, or
+    by `check_talk`. What cannot be used raises a `ValueError` of one line."""
 
     def __init__(self, parameters: Parameters):
         self.parameters = p = parameters
@@ -46,15 +46,35 @@ class Experiment:
         self.labels = self.corpus.labels(p.keyword)
         self.folds = data.split(self.corpus, p.keyword, p.split, p.seed)
         self.tested = np.sort(np.concatenate([fold.test for fold in self.folds]))
-        self.read = talk.espeak(p.keyword, TALK_MINUTES[p.profile])
-        found = Path(p.talk) if p.talk else talk.find(self.corpus.root, "talk")
-        self.talk_kind = "recorded" if found else "espeak"
-        self.talk = talk.recordings(found, p.keyword) if found else self.read
-        found = talk.find(self.corpus.root, "continuous_speech")
-        self.speech = talk.recordings(found, p.keyword) if found else None
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._talk = Path(p.talk) if p.talk else talk.find(self.corpus.root, "talk")
+        self.talk_kind = "recorded" if self._talk else "espeak"
         self.run = Run(p)
-        self.run.write(corpus_digest=self.corpus.digest, talk_digest=self.talk.digest)
+        if self.run.read().get("corpus_digest") not in (None, self.corpus.digest):
+            reason = f"{p.folder} is of another corpus of this name, a clip changed"
+            raise runs.ParameterError(f"{reason}: `kws report --force`, or choose another `run`")
+        self.run.write(corpus_digest=self.corpus.digest)
+
+    @functools.cached_property
+    def read(self) -> Talk:
+        """What espeak-ng reads, with near misses of the keyword."""
+        return talk.espeak(self.parameters.keyword, TALK_MINUTES[self.parameters.profile])
+
+    @functools.cached_property
+    def talk(self) -> Talk:
+        """Talk to train on, to choose thresholds on and, fold by fold, to judge on."""
+        return talk.recordings(self._talk, self.parameters.keyword) if self._talk else self.read
+
+    @functools.cached_property
+    def speech(self) -> Talk | None:
+        """Continuous speech, which is judged on alone; None where there is none."""
+        found = talk.find(self.corpus.root, "continuous_speech")
+        return talk.recordings(found, self.parameters.keyword) if found else None
+
+    def check_talk(self) -> dict[str, str]:
+        """Digests of all talk, which is read here: before anything trains."""
+        known = {"read": self.read, "talk": self.talk, "speech": self.speech}
+        return {name: found.digest for name, found in known.items() if found}
 
     @functools.cached_property
     def pool(self) -> ClipPool:
@@ -67,20 +87,9 @@ class Experiment:
         return np.array([tracks.word_span(clip) for clip in self.corpus.clips])
 
     @functools.cached_property
-    def talk_groups(self) -> list[dict[str, np.ndarray]]:
-        """Talk dealt into five groups of speakers. Of fewer than five speakers each one's talk is
-        cut into five stretches: then the groups share voices."""
-        pieces = self.talk.speakers
-        if len(pieces) >= GROUPS:
-            group_of = data.deal(pieces, GROUPS)
-        else:
-            cut = {name: np.array_split(part, GROUPS) for name, part in pieces.items()}
-            pieces = {
-                (name, n): part for name, parts in cut.items() for n, part in enumerate(parts)
-            }
-            group_of = {(name, n): n for name, n in pieces}
-        groups = [[n for n in pieces if group_of[n] == group] for group in range(GROUPS)]
-        return [{name: pieces[name] for name in names} for names in groups]
+    def talk_groups(self) -> list[dict]:
+        """Five groups of talk, as `talk.deal_groups` makes them."""
+        return talk.deal_groups(self.talk.speakers, GROUPS)
 
     def material(self, fold: int, part: str) -> tracks.Material:
         """What tracks of a part ('train', 'test') of a fold are made of; talk is the training
@@ -97,8 +106,6 @@ class Experiment:
             noises=tuple(self.corpus.background.values()),
             talk=tuple(heard),
         )
-
-    # What is read
 
     def about(self) -> str:
         """The run in one Markdown paragraph, warnings first."""
@@ -135,8 +142,6 @@ class Experiment:
         """(n, mels, frames) log-mels of clips, as networks see them."""
         return self.pool.log_mels(np.asarray(positions)).cpu().numpy()
 
-    # What is made
-
     def recipe(self, setting: Setting) -> training.Recipe:
         return training.recipe_of(setting, self.parameters.profile)
 
@@ -162,22 +167,21 @@ class Experiment:
         torch.set_num_threads(1)  # two threads on two cores wait for each other
         recipe, seed = self.recipe(setting), 1000 * self.parameters.seed + fold
         start, teacher = (
-            other and self._float(other, fold).to(self.device)
+            other and self.load(other, fold).to(self.device)
             for other in (training.start_of(setting), training.teacher_of(setting))
         )
         model = start or models.build(setting.architecture, seed).to(self.device)
-        name, tracks_pool = f"{setting} fold {fold}", None
+        say = functools.partial(print, f"{setting} fold {fold}:", file=sys.stderr, flush=True)
+        made = None
         if recipe.windows:
             material = self.material(fold, "train")
-            tracks_pool = TrackPool(
-                material, setting.architecture, recipe.tracks, seed, lambda t: _say(f"{name}: {t}")
-            )
+            made = TrackPool(material, setting.architecture, recipe.tracks, seed, say)
         train = self.folds[fold].train
-        batches = training.Batches(self.pool, self.labels, train, recipe, tracks_pool)
+        batches = training.Batches(self.pool, self.labels, train, recipe, made)
 
         def progress(row: dict) -> None:
             done = f"epoch {row['epoch']} of {recipe.epochs}"
-            _say(f"{name}: {done}, loss {row['loss']:.4f}, {row['seconds']:.0f} s")
+            say(f"{done}, loss {row['loss']:.4f}, {row['seconds']:.0f} s")
 
         resume, inputs = self.run.resume(setting, fold), self.inputs(setting, fold)
         history = training.train(model, batches, recipe, seed, resume, inputs, teacher, progress)
@@ -205,14 +209,11 @@ class Experiment:
         version = str(training.RECIPE_VERSION)
         return {"setting": str(setting), "recipe_version": version, "inputs": inputs}
 
-    def _float(self, setting: Setting, fold: int) -> models.CRNN:
-        return models.load(self.run.needed("checkpoints", setting, "safetensors", fold))
-
     def quantize(self, setting: Setting) -> None:
         """Makes the checkpoints of an int8 setting; static ranges come from 1,024 training
         clips."""
         for fold, parts in enumerate(self.folds):
-            model = self._float(setting.float, fold)
+            model = self.load(setting.float, fold)
             if setting.int8 == "static":
                 clips = np.random.default_rng(0).permutation(parts.train)[:1024]
                 made = quantization.quantize_static(model, self.pool.log_mels(np.sort(clips)).cpu())
@@ -225,8 +226,6 @@ class Experiment:
         """A network of this run; `MissingStageError` says what to run first."""
         path = self.run.needed("checkpoints", setting, "safetensors", fold)
         return quantization.load(path)
-
-    # What is measured
 
     def measure(self, setting: Setting) -> dict:
         """Scores every tested clip by its fold's network; writes scores and metrics, returns
@@ -242,7 +241,7 @@ class Experiment:
         costs = cost.of_checkpoint(self.run.checkpoint(setting))
         values = {"schema": 2, "setting": str(setting)}
         values |= {"network": setting.network, "variant": setting.variant}
-        values |= {"quality": _quality(labels, scores, speakers), "cost": costs}
+        values |= {"quality": metrics.quality(labels, scores, speakers), "cost": costs}
         values["versus_baseline"] = self._versus_baseline(setting, costs)
         values["provenance"] = self.inputs(setting, 0) | {"compute": self.device}
         values["provenance"] |= {"recipe_version": training.RECIPE_VERSION} | runs.provenance()
@@ -270,7 +269,8 @@ class Experiment:
         mine, theirs = self.scores(setting), self.scores(reference)
         labels, speakers = mine["labels"], self.corpus.speakers[self.tested]
         pair = mine["probabilities"], theirs["probabilities"]
-        return {n: metrics.ratio(m, labels, *pair, speakers) for n, m in MEASURES.items()}
+        measures = {"missed": metrics.missed, "one_minus_auc": metrics.one_minus_auc}
+        return {n: metrics.ratio(m, labels, *pair, speakers) for n, m in measures.items()}
 
     def hardest(self, setting: Setting, label: int, count: int = 4) -> tuple[np.ndarray, list[str]]:
         """Positions and captions of the tested clips of one class that a setting scored worst."""
@@ -296,15 +296,4 @@ def evaluate(checkpoint: Path, corpus: str, keyword: str, split: str, seed: int,
     model = quantization.load(checkpoint)
     pool = ClipPool(loaded.clips, (), model.architecture)
     scores = training.probabilities(model, pool, clips)
-    return _quality(labels[clips], scores, loaded.speakers[clips])
-
-
-def _quality(labels: np.ndarray, scores: np.ndarray, speakers: np.ndarray) -> dict:
-    found = {"clips": len(labels), "positives": int(labels.sum())}
-    found["speakers"] = len(np.unique(speakers))
-    found |= {n: metrics.estimate(m, labels, scores, speakers) for n, m in MEASURES.items()}
-    return found | {"au_fa_fr": metrics.au_fa_fr(labels, scores)}
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    return metrics.quality(labels[clips], scores, loaded.speakers[clips])

@@ -1,19 +1,20 @@
-"""The index of a corpus: all recordings of a folder, read once into one file.
+"""An indexed corpus: all recordings of a folder, read once into one file.
 
-A folder holds `WORD/NAME.wav`, clips of at most a second, and `_background_noise_/NAME.wav`, longer
-ones, all 16 kHz mono in any format that soundfile reads. The index is `samples.int16`, all clips
-padded to a second and then the background, and `index.json`. It is made again when a recording
-changes or when it is damaged.
+The folder holds `WORD/SPEAKER_nohash_N.wav`, clips of at most a second, and maybe
+`_background_noise_/NAME.wav`, longer ones, all 16 kHz mono in any format that soundfile reads. The
+index is `samples.int16`, all clips padded to a second and then the background, and `index.json`.
+It is made again when a recording changes or when it is damaged.
 """
 
 import contextlib
 import hashlib
 import json
+import re
 import shutil
 import tempfile
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 from unicodedata import normalize
 
 import numpy as np
@@ -23,35 +24,60 @@ from . import audio
 
 CLIP_SAMPLES = 16000
 BACKGROUND = "_background_noise_"
-
-_VERSION = 5
-_NO_SOUND = ("", ".txt", ".md", ".json", ".csv", ".tsv", ".html", ".pdf", ".yaml", ".yml", ".py")
+NO_SOUND = ("", ".txt", ".md", ".json", ".csv", ".tsv", ".html", ".pdf", ".yaml", ".yml", ".py")
+VERSION = 5
 
 
 class CorpusError(ValueError):
     """A corpus that cannot be used; the message is one line and says what to do."""
 
 
-class Index(NamedTuple):
-    """What is in a corpus, sorted by id; names are in Unicode's form C."""
+@dataclass(frozen=True)
+class Corpus:
+    """Arrays run over clips, sorted by id. Names are in Unicode's form C."""
 
+    name: str
+    root: Path
     digest: str  # SHA-256 over ids, samples and background
-    ids: list[str]  # 'WORD/NAME', no suffix
+    ids: np.ndarray  # (clips,) 'WORD/SPEAKER_nohash_N'
+    words: np.ndarray  # (clips,)
+    speakers: np.ndarray  # (clips,), '' where the name states none
     lengths: np.ndarray  # (clips,) samples before padding
     clips: np.ndarray  # (clips, samples) int16, memory-mapped
     background: dict[str, np.ndarray]  # name -> (samples,) int16
     rejected: list[tuple[str, str]]  # (path, reason)
 
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def hours(self) -> float:
+        return float(self.lengths.sum()) / audio.SAMPLE_RATE_HZ / 3600
+
+    def word_counts(self) -> dict[str, int]:
+        """Clips of each word, the most frequent first."""
+        return dict(Counter(self.words.tolist()).most_common())
+
+    def labels(self, keyword: str) -> np.ndarray:
+        """(clips,) int64: 1 where the clip is the keyword. `CorpusError` if no clip is."""
+        keyword = normalize("NFC", keyword).strip()
+        labels = (self.words == keyword).astype(np.int64)
+        if not labels.any():
+            bad = [row for row in self.rejected if row[0].startswith(f"{keyword}/")]
+            have = why(bad) if bad else f"it has: {', '.join(sorted(self.word_counts()))}"
+            raise CorpusError(f"no clip of keyword {keyword!r} in {self.name}; {have}")
+        return labels
+
 
 def is_recording(path: Path) -> bool:
     """Whether a file is to be read as sound: all are, save hidden ones, notes and the like."""
-    return path.name[0] != "." and path.suffix.lower() not in _NO_SOUND and path.is_file()
+    return path.name[0] != "." and path.suffix.lower() not in NO_SOUND and path.is_file()
 
 
-def common_reason(rejected: list[tuple[str, str]]) -> str:
-    """The most common one, and how common it is."""
-    found = Counter(reason for _, reason in rejected).most_common(1)
-    return "; ".join(f"{count} times: {reason}" for reason, count in found)
+def why(rejected: list[tuple[str, str]]) -> str:
+    """How many recordings were rejected, with the most common reason."""
+    ((reason, count),) = Counter(reason for _, reason in rejected).most_common(1)
+    return f"recordings rejected: {len(rejected)} ({count} of them: {reason})"
 
 
 @contextlib.contextmanager
@@ -69,33 +95,26 @@ def replace_folder(target: Path, needed_bytes: int):
         staging.rename(target)
 
 
-def open_index(root: Path, folder: Path, progress: bool) -> Index:
-    """The index in `folder` of the recordings below `root`, made if need be."""
-    listing = _listing(root)
-    if not listing:
-        raise CorpusError(f"no recordings in {root}; expected WORD/SPEAKER_nohash_N.wav or .flac")
-    stamp = hashlib.sha256(json.dumps([_VERSION, str(root), listing]).encode()).hexdigest()
-    if (found := _read(folder, stamp)) is None:
+def open_index(root: Path, folder: Path, progress: bool) -> Corpus:
+    """The corpus below `root`, whose index is in `folder`, made if need be."""
+    listing = []  # (id with suffix, path, bytes, modification time)
+    for path in filter(is_recording, [*root.glob("[!._]*/*"), *root.glob(f"{BACKGROUND}/*")]):
+        word, name = (normalize("NFC", part) for part in path.parts[-2:])
+        status, place = path.stat(), path.relative_to(root).as_posix()
+        listing.append((f"{word.strip()}/{name}", place, status.st_size, status.st_mtime_ns))
+    listing.sort()
+    stamp = hashlib.sha256(json.dumps([VERSION, str(root), listing]).encode()).hexdigest()
+    if (found := _read(root, folder, stamp)) is None:
         noise_bytes = sum(row[2] for row in listing if row[0].startswith(BACKGROUND))
         needed_bytes = 2 * CLIP_SAMPLES * len(listing) + 2 * noise_bytes  # FLAC halves at most
         with replace_folder(folder, needed_bytes) as staging:
             _write(root, listing, staging, stamp, progress)
-        found = _read(folder, stamp)
+        found = _read(root, folder, stamp)
     return found
 
 
-def _listing(root: Path) -> list[tuple[str, str, int, int]]:
-    """(id with suffix, path, bytes, modification time) of every recording, sorted."""
-    rows = []
-    for path in filter(is_recording, [*root.glob("[!._]*/*"), *root.glob(f"{BACKGROUND}/*")]):
-        word, name = (normalize("NFC", part) for part in path.parts[-2:])
-        status, place = path.stat(), path.relative_to(root).as_posix()
-        rows.append((f"{word.strip()}/{name}", place, status.st_size, status.st_mtime_ns))
-    return sorted(rows)
-
-
-def _read(folder: Path, stamp: str) -> Index | None:
-    """None where there is none of these recordings, or a damaged one."""
+def _read(root: Path, folder: Path, stamp: str) -> Corpus | None:
+    """None where there is no index of these recordings, or a damaged one."""
     try:
         index = json.loads((folder / "index.json").read_text("utf-8"))
         lengths, noises = index["lengths"], index["background"]
@@ -104,16 +123,25 @@ def _read(folder: Path, stamp: str) -> Index | None:
         if index["stamp"] != stamp or len(samples) != ends[-1]:
             return None
         clips, *pieces = np.split(samples, ends[:-1])
-        return Index(
+        return Corpus(
+            root.name,
+            root,
             index["digest"],
-            list(lengths),
-            np.array(list(lengths.values()), dtype=np.int64),
-            clips.reshape(-1, CLIP_SAMPLES),
-            {name.split("/")[1]: noise for name, noise in zip(noises, pieces, strict=True)},
-            [(path, reason) for path, reason in index["rejected"]],
+            *map(np.array, zip(*map(_names, lengths), strict=True)),
+            lengths=np.array(list(lengths.values()), dtype=np.int64),
+            clips=clips.reshape(-1, CLIP_SAMPLES),
+            background={n.split("/")[1]: noise for n, noise in zip(noises, pieces, strict=True)},
+            rejected=[(path, reason) for path, reason in index["rejected"]],
         )
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
+
+
+def _names(clip_id: str) -> tuple[str, str, str]:
+    """Id, word and speaker, '' if none is stated. WORD_SPEAKER_nohash_N is read as well."""
+    word, stem = clip_id.split("/")
+    named = re.fullmatch(r"(.+)_nohash_\d+", stem.removeprefix(f"{word}_"))
+    return clip_id, word, named[1] if named else ""
 
 
 def _write(root: Path, listing: list, staging: Path, stamp: str, progress: bool) -> None:
@@ -140,8 +168,8 @@ def _write(root: Path, listing: list, staging: Path, stamp: str, progress: bool)
                 file.write(np.pad(samples, (0, CLIP_SAMPLES - len(samples))).tobytes())
         file.write(b"".join(noises))
     if not lengths:
-        why = common_reason(rejected) or "there is no folder of words"
-        raise CorpusError(f"none of the {len(listing)} recordings in {root} can be used: {why}")
+        problem = why(rejected) if rejected else "no recordings"
+        raise CorpusError(f"{root}: {problem}; a corpus has WORD/SPEAKER_nohash_N.wav or .flac")
     index = {"stamp": stamp, "digest": digest.hexdigest(), "lengths": lengths}
     index |= {"rejected": rejected, "background": background}
     (staging / "index.json").write_text(json.dumps(index), "utf-8")

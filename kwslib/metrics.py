@@ -139,6 +139,16 @@ def _exact_ratio(labels, scores, reference_scores) -> list[tuple[float, float]]:
     return [tuple((both + shares * only) / (both + (1 - shares) * only))]
 
 
+def quality(labels, scores, speakers) -> dict:
+    """What a metrics file states of scores: how many clips, keywords and speakers; `missed` and
+    `one_minus_auc` as estimates; `au_fa_fr`."""
+    found = {"clips": len(labels), "positives": int(np.sum(labels))}
+    found["speakers"] = len(np.unique(speakers))
+    found["missed"] = estimate(missed, labels, scores, speakers)
+    found["one_minus_auc"] = estimate(one_minus_auc, labels, scores, speakers)
+    return found | {"au_fa_fr": au_fa_fr(labels, scores)}
+
+
 def verdict(estimate: Estimate) -> str:
     """What the interval of a `ratio` says of the network: "better", "worse" or "cannot tell"."""
     if estimate.low is None or estimate.low <= 1 <= estimate.high:

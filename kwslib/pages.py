@@ -14,6 +14,12 @@ from .files import write_atomic
 from .runs import Run
 
 TEMPLATE = Path(__file__).parent / "report_template"
+UNBROKEN = re.compile(  # what is left as it is, or a space before a unit
+    r"<(script|style|pre|code)\b.*?</\1>|<[^>]*>|"
+    r"(?<=\d) (?=(?:%|s|ms|h|dB|kB|MB|Hz|kHz|MACs|bytes|times|clips)(?!\w))|"
+    r"(?<=1) (?=[-−] AUC)|(?<=1 [-−]) (?=AUC)",
+    re.DOTALL,
+)
 
 
 def write_page(run: Run, stages: list[str], stage: str, notebook) -> None:
@@ -58,14 +64,7 @@ def _frame(run: Run) -> dict:
 
 def _unbroken(page: str) -> str:
     """A page whose numbers do not part from their units at the end of a line."""
-    skipped = r"(?s)(<(?:script|style|pre|code)\b.*?</(?:script|style|pre|code)>|<[^>]*>)"
-    parts = re.split(skipped, page)
-    units = r"(\d) (%|s|ms|h|dB|kB|MB|Hz|kHz|MACs|bytes|times|clips)(?!\w)|(1) (-|−) (AUC)"
-    for place in range(0, len(parts), 2):
-        parts[place] = re.sub(
-            units, lambda found: "\u00a0".join(filter(None, found.groups())), parts[place]
-        )
-    return "".join(parts)
+    return UNBROKEN.sub(lambda found: "\u00a0" if found[0] == " " else found[0], page)
 
 
 def write_index(run: Run, stages: list[str]) -> Path:

@@ -205,6 +205,7 @@ def stream(samples, curves: dict, threshold, keyword_s, words=(), notes=(), view
             side = 1 if time_s < 0.4 * first_s + 0.6 * last_s else -1
             style = {"arrowprops": {"arrowstyle": "->", "color": RED}, "fontsize": 9}
             style |= {"ha": "left" if side > 0 else "right", "va": "center"}
+            style["bbox"] = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
             ax.annotate(text, (time_s, height), (14 * side, 0), textcoords="offset points", **style)
     for ax in axes:
         ax.axvspan(*keyword_s, color=SHADE, zorder=0)

@@ -8,32 +8,34 @@ import contextlib
 import io
 import os
 import platform
+import re
+import shutil
 import subprocess
 import unicodedata
 from dataclasses import asdict, dataclass
+from functools import partialmethod
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
+import pandas
 from filelock import FileLock, Timeout
 
 from . import data
 from .architecture import SETTINGS, Setting
-from .files import FileError, read_json, sweep, write_atomic, write_json
+from .files import FileError, read_json, write_atomic, write_json
 
-REPORTS = Path(os.environ.get("KWS_REPORTS") or Path(__file__).parent.parent / "reports")
+ROOT = Path(__file__).parent.parent
+REPORTS = Path(os.environ.get("KWS_REPORTS") or ROOT / "reports")
 PROFILES = ("smoke", "quick", "full")
 PACKAGES = ("torch", "numpy", "safetensors", "soundfile", "espeakng-loader", "papermill")
+SCORES = ("ids", "labels", "folds", "probabilities")
+NO_WORD = re.compile(r"^\s*\.|[/\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 AGAIN = "delete it and run the same `kws report` again, which makes what is missing"
 CAVEATS = {
     "smoke": "Profile smoke: trained for seconds to see that all runs; the figures mean nothing.",
     "utterance": "Speakers shared: the voices of the tested clips were also heard in training.",
 }
-FIGURES = ("quality.au_fa_fr", "versus_baseline.verdict", "cost.parameters", "cost.file_bytes")
-FIGURES += ("cost.network_macs", "cost.path_macs")
-FEWER = {"smaller": "file_bytes", "fewer_network": "network_macs", "fewer_path": "path_macs"}
-ESTIMATES = {"missed": "quality.missed", "one_minus_auc": "quality.one_minus_auc"}
-ESTIMATES |= {"missed_ratio": "versus_baseline.missed"}
 
 
 class ParameterError(ValueError):
@@ -57,51 +59,44 @@ class Parameters:
     run: str | None = None
 
     def __post_init__(self):
-        self._check("corpus", _is_text(self.corpus), "text")
-        self._check("keyword", _is_text(self.keyword), "text")
+        texts = {n for n, value in vars(self).items() if isinstance(value, str) and value.strip()}
+        is_word = "keyword" in texts and not NO_WORD.search(self.keyword)
+        is_seed = type(self.seed) is int and 0 <= self.seed < 2**31
+        is_run = self.run is None or ("run" in texts and self.run not in (".", ".."))
+        for name, is_right, allowed in (
+            ("corpus", "corpus" in texts, "text"),
+            ("keyword", is_word, "a word, the name of a folder of clips"),
+            ("talk", self.talk is None or "talk" in texts, "None or a folder's path"),
+            ("profile", self.profile in PROFILES, f"one of {', '.join(PROFILES)}"),
+            ("split", self.split in data.SPLITS, f"one of {', '.join(data.SPLITS)}"),
+            ("seed", is_seed, "a whole number from 0 to 2**31 - 1"),
+            ("run", is_run, "None, a name, or the path of a folder"),
+        ):
+            if not is_right:
+                raise ParameterError(f"{name} is {vars(self)[name]!r}; it must be {allowed}")
         keyword = unicodedata.normalize("NFC", self.keyword).strip()  # macOS decomposes names
         object.__setattr__(self, "keyword", keyword)
-        is_control = any(unicodedata.category(letter) in ("Cc", "Cs") for letter in keyword)
-        is_word = not is_control and "/" not in keyword and not keyword.startswith(".")
-        self._check("keyword", is_word, "a word, the name of a folder of clips")
-        self._check("profile", self.profile in PROFILES, f"one of {', '.join(PROFILES)}")
-        self._check("split", self.split in data.SPLITS, f"one of {', '.join(data.SPLITS)}")
-        is_seed = type(self.seed) is int and 0 <= self.seed < 2**31
-        self._check("seed", is_seed, "a whole number from 0 to 2**31 - 1")
-        self._check("talk", self.talk is None or _is_text(self.talk), "None or a folder's path")
-        is_run = self.run is None or (_is_text(self.run) and self.run not in (".", ".."))
-        self._check("run", is_run, "None, a name, or the path of a folder")
-
-    def _check(self, name: str, is_right: bool, allowed: str) -> None:
-        if not is_right:
-            raise ParameterError(f"{name} is {getattr(self, name)!r}; it must be {allowed}")
 
     @property
     def folder(self) -> Path:
         """`run` if it is a path, else a folder of reports/, named after the others by default."""
-        if self.run is not None and os.sep in self.run:
+        if self.run and os.sep in self.run:
             return Path(self.run).expanduser()
         named = (data.name_of(self.corpus), self.keyword, self.profile, self.split, self.seed)
         return REPORTS / (self.run or "-".join(map(str, named)))
 
     @property
-    def folds(self) -> int:
-        """How many networks are trained for one setting."""
+    def folds(self) -> int:  # networks that are trained for one setting
         return data.FOLDS if self.split == "folds" else 1
 
     def named(self) -> dict:
         """What a result depends on: all but `run`, a folder by its name, wherever it lies."""
-        talk = None if self.talk is None else data.name_of(self.talk)
-        values = asdict(self) | {"corpus": data.name_of(self.corpus), "talk": talk}
-        return {name: value for name, value in values.items() if name != "run"}
+        names = {"corpus": data.name_of(self.corpus), "talk": self.talk and data.name_of(self.talk)}
+        return {n: value for n, value in (asdict(self) | names).items() if n != "run"}
 
     def caveats(self) -> list[str]:
         """What a reader must know before believing a figure of this run."""
         return [CAVEATS[value] for value in (self.profile, self.split) if value in CAVEATS]
-
-
-def _is_text(value) -> bool:
-    return isinstance(value, str) and bool(value.strip())
 
 
 class Run:
@@ -110,48 +105,32 @@ class Run:
     def __init__(self, parameters: Parameters):
         self.parameters, self.folder = parameters, parameters.folder
         ours, path = parameters.named(), self.folder / "run.json"
-        with self._lock(".writing"):
-            held = self.read().get("parameters")
-            if held is None:
+        with self.locked(".writing", timeout_s=60):
+            if not path.is_file():
                 write_json(path, {"schema": 2, "parameters": ours, "stages": {}, **provenance()})
-            elif held != ours:
-                held = held if isinstance(held, dict) else {}
-                pairs = {k: f"{k} {held.get(k)!r}, not {ours[k]!r}" for k in ours}
-                differ = ", ".join(text for k, text in pairs.items() if held.get(k) != ours[k])
-                raise ParameterError(f"{path} is of another run ({differ}); choose another `run`")
+        if (held := self.read().get("parameters")) != ours:
+            raise ParameterError(f"{path} is of another run, {held}; choose another `run`")
 
     @contextlib.contextmanager
-    def _lock(self, name: str, timeout_s: float = 60):
-        lock = FileLock(self.folder / name)
+    def locked(self, name: str = ".lock", timeout_s: float = 0):
+        """Holds the run; a `ParameterError` if another process does, or if nobody can."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=timeout_s)
+            held = FileLock(self.folder / name).acquire(timeout=timeout_s)
         except Timeout:
             raise ParameterError(f"another report is writing {self.folder}; wait for it") from None
         except OSError as error:
-            remedy = "name a folder that can be written in KWS_REPORTS or `run`"
             reason = f"cannot write in {self.folder} ({error.strerror})"
-            raise ParameterError(f"{reason}; {remedy}") from None
-        try:
-            yield
-        finally:
-            lock.release()
-
-    @contextlib.contextmanager
-    def locked(self):
-        """Holds the run; a `ParameterError` if another process does."""
-        with self._lock(".lock", timeout_s=0):
-            sweep(self.folder)
+            raise ParameterError(f"{reason}; name a folder in KWS_REPORTS or `run`") from None
+        with held:
             yield
 
     def read(self) -> dict:
-        """run.json, or {} where there is none."""
-        path = self.folder / "run.json"
-        return read_json(path, "move it away to start afresh") if path.is_file() else {}
+        return read_json(self.folder / "run.json", "move it away to start afresh")
 
     def write(self, **values) -> None:
         """Sets values of run.json. (Notebooks that are open beside the chain write too.)"""
-        with self._lock(".writing"):
+        with self.locked(".writing", timeout_s=60):
             write_json(self.folder / "run.json", self.read() | values)
 
     def path(self, kind: str, setting: Setting, suffix: str, fold: int = 0) -> Path:
@@ -171,67 +150,49 @@ class Run:
         """The path of a file that must be there, or `MissingStageError`."""
         path = self.path(kind, setting, suffix, fold)
         if not path.is_file():
-            raise MissingStageError(
-                f"{kind} of {setting} are not in {self.folder}: run the notebook that makes them "
-                "first, with the same parameters (`kws report` runs all in order)"
-            )
+            reason = f"{kind} of {setting} are not in {self.folder}"
+            raise MissingStageError(f"{reason}: run `kws report`, or the notebook that makes them")
         return path
 
     def write_history(self, setting: Setting, fold: int, rows: list[dict]) -> None:
-        import pandas
-
         text = pandas.DataFrame(rows).to_csv(index=False, lineterminator="\n")
         write_atomic(self.path("history", setting, "csv", fold), text.encode())
 
     def history(self, setting: Setting):
         """A pandas frame, a row an epoch, the fold in the first column."""
-        import pandas
-
-        frames = {}
+        frames = []
         for fold in range(self.parameters.folds):
             path = self.needed("history", setting, "csv", fold)
-            try:
-                frames[fold] = pandas.read_csv(path, float_precision="round_trip")
-            except ValueError as error:  # pandas' parser's, or UTF-8's
-                raise FileError(f"{path} is damaged ({error}); {AGAIN}") from None
-        return pandas.concat(frames, names=["fold"]).reset_index("fold").reset_index(drop=True)
+            with _whole(path):
+                frames.append(pandas.read_csv(path, float_precision="round_trip"))
+                frames[-1].insert(0, "fold", fold)
+        return pandas.concat(frames, ignore_index=True)
 
     def write_scores(self, setting: Setting, ids, labels, folds, probabilities) -> None:
-        buffer, ids = io.BytesIO(), np.asarray(ids, str)
-        arrays = {"ids": ids, "labels": labels, "folds": folds, "probabilities": probabilities}
-        np.savez_compressed(buffer, **arrays)
+        arrays, buffer = (ids, labels, folds, probabilities), io.BytesIO()
+        np.savez_compressed(buffer, **dict(zip(SCORES, arrays, strict=True)))
         write_atomic(self.path("scores", setting, "npz"), buffer.getvalue())
 
     def scores(self, setting: Setting) -> dict[str, np.ndarray]:
         """ids, labels, folds, probabilities of every clip that was scored: (clips,) each."""
         path = self.needed("scores", setting, "npz")
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                found = {name: arrays[name] for name in ("ids", "labels", "folds", "probabilities")}
+        with _whole(path), np.load(path, allow_pickle=False) as arrays:
+            found = {name: arrays[name] for name in SCORES}
             if len({values.shape for values in found.values()}) != 1:
                 raise ValueError("lengths differ")
-            return found
-        except Exception as error:  # zipfile, zlib and NumPy have errors of their own
-            raise FileError(f"{path} is damaged ({type(error).__name__}); {AGAIN}") from None
+        return found
 
-    def write_metrics(self, setting: Setting, values: dict) -> None:
-        write_json(self.path("metrics", setting, "json"), values)
+    def _write(self, kind: str, setting: Setting, values: dict) -> None:
+        write_json(self.path(kind, setting, "json"), values)
 
-    def metrics(self, setting: Setting) -> dict:
-        return self._result("metrics", setting, {"quality", "cost", "versus_baseline"})
-
-    def write_streams(self, setting: Setting, values: dict) -> None:
-        write_json(self.path("streams", setting, "json"), values)
-
-    def streams(self, setting: Setting) -> dict:
-        return self._result("streams", setting, {"detectors", "false_accepts", "missed"})
-
-    def _result(self, kind: str, setting: Setting, keys: set[str]) -> dict:
-        path = self.needed(kind, setting, "json")
-        values = read_json(path, AGAIN)
-        if values.get("setting") != str(setting) or not keys <= set(values):
-            raise FileError(f"{path} is damaged (no {kind} of {setting}); {AGAIN}")
+    def _read(self, kind: str, setting: Setting) -> dict:
+        values = read_json(path := self.needed(kind, setting, "json"), AGAIN)
+        if values.get("setting") != str(setting):
+            raise FileError(f"{path} is not of {setting}; {AGAIN}")
         return values
+
+    write_metrics, metrics = partialmethod(_write, "metrics"), partialmethod(_read, "metrics")
+    write_streams, streams = partialmethod(_write, "streams"), partialmethod(_read, "streams")
 
     def measured(self) -> list[Setting]:
         """Settings that have a metrics file, in the chain's order; other files are ignored."""
@@ -239,41 +200,49 @@ class Run:
 
     def table(self, settings: list[Setting]):
         """A pandas frame, a row a setting: quality, ratios to the baseline, cost, how much smaller.
+        Shares are from 0 to 1; `smaller` is of file bytes; NaN is what cannot be stated."""
+        rows = []
+        for setting in settings:
+            values = self.metrics(setting)
+            with _whole(self.path("metrics", setting, "json")):
+                rows.append(_row(values["quality"], values["cost"], values["versus_baseline"]))
+        return pandas.DataFrame(rows, index=list(map(str, settings)))
 
-        Shares are from 0 to 1; `smaller` is of file bytes; NaN is what cannot be stated.
-        """
-        import pandas
 
-        rows = pandas.json_normalize([self.metrics(each) for each in settings])
-        try:
-            columns = {key.split(".")[1]: rows[key] for key in FIGURES}
-            columns |= {name: rows[f"versus_baseline.{key}"] for name, key in FEWER.items()}
-            for name, key in ESTIMATES.items():
-                for place, end in enumerate(("", "_low", "_high")):
-                    columns[f"{name}{end}"] = pandas.to_numeric(rows[key].str[place])
-        except (KeyError, AttributeError, ValueError, TypeError) as error:
-            raise FileError(f"{self.folder / 'metrics'} lacks figures ({error}); {AGAIN}") from None
-        return pandas.DataFrame(columns).set_index(rows["setting"].rename(None))
+def _row(quality: dict, cost: dict, versus: dict) -> dict:
+    row = {name: cost[name] for name in ("parameters", "file_bytes", "network_macs", "path_macs")}
+    row |= {"smaller": versus["file_bytes"], "fewer_network": versus["network_macs"]}
+    row |= {"fewer_path": versus["path_macs"], "verdict": versus["verdict"]}
+    row |= {"au_fa_fr": quality["au_fa_fr"]}
+    estimates = quality["missed"], quality["one_minus_auc"], versus["missed"]
+    for name, estimate in zip(("missed", "one_minus_auc", "missed_ratio"), estimates, strict=True):
+        row[name], row[f"{name}_low"], row[f"{name}_high"] = np.array(estimate, float)
+    return row
+
+
+@contextlib.contextmanager
+def _whole(path: Path):
+    """Whatever is wrong with a result becomes one line: the file, and how to make it anew."""
+    try:
+        yield
+    except Exception as error:  # pandas, zipfile, zlib and NumPy have errors of their own
+        raise FileError(f"{path} is damaged ({type(error).__name__}); {AGAIN}") from None
 
 
 def provenance() -> dict:
     """Versions, device, threads and git commit: what a reader needs to compare runs."""
     versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[package] = metadata.version(package)
+    versions |= {package: metadata.version(package) for package in PACKAGES}
     threads = os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count())
-    what = {"versions": versions, "device": platform.machine(), "threads": threads}
-    return what | {"commit": commit()}
+    found = {"versions": versions, "device": platform.machine(), "threads": threads}
+    return found | {"commit": commit()}
 
 
-def commit(root: Path = Path(__file__).parent.parent) -> str | None:
+def commit(root: Path = ROOT) -> str | None:
     """The checkout's commit, '+' where its code differs from that; None outside a checkout."""
-    git, code = ["git", "-C", str(root)], ["kwslib", "notebooks"]
-    how = {"capture_output": True, "text": True, "check": True, "timeout": 10}
-    try:
-        head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], **how).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain", "--", *code], **how).stdout
-        return head + "+" * bool(changed.strip())
-    except (OSError, subprocess.SubprocessError):
+    if not (git := shutil.which("git")):
         return None
+    head = [git, "-C", str(root), "rev-parse", "--short=12", "HEAD"]
+    changed = [git, "-C", str(root), "status", "--porcelain", "--", "kwslib", "notebooks"]
+    found, change = (subprocess.run(c, capture_output=True, text=True) for c in (head, changed))
+    return found.stdout.strip() + "+" * bool(change.stdout) or None

@@ -1,12 +1,9 @@
 """The embedded corpus: Speech Commands' layout, spoken by espeak-ng, so that nothing is downloaded.
 
-A speaker is an accent, a voice, a rate, a pitch, a vocal tract, a room and a microphone, drawn from
-a seed. Every speaker says the keyword a few times, some of the other Speech Commands words, words
-that sound like the keyword, and the keyword cut off. Each clip has its own pace, distance, level
-and place within the second, over noise. Signals are float64 from -1 to 1 at 16 kHz, (samples,).
-
-The same seed gives the same bytes: a clip depends on its seed, speaker and number alone, not on
-what was spoken before it or on how many processes share the work.
+A speaker is an accent, a voice, a pace, a pitch, a vocal tract, a room and a microphone. Every one
+says the keyword, other Speech Commands words, words that sound like the keyword, and the keyword
+cut off, each over noise. Signals are float64 from -1 to 1 at 16 kHz, (samples,). A clip depends on
+its seed, speaker and number alone: the same seed gives the same bytes.
 """
 
 import functools
@@ -29,30 +26,22 @@ SIZE_BYTES = 21 * SPEAKERS * 32044
 TALK_VOICES = 10  # voices that say no clip, but talk and babble
 GROUPS = 25  # of voices; no group speaks in two folds, nor in the official test part and outside it
 NOISE_S = 30
-
-# Lowest and highest of uniform draws: of a speaker, then of a clip. With the sound-alikes they set
-# how hard the corpus is: clean words tell no two networks apart, at 0 dB none learns them.
-RANGES = {
-    "rate_wpm": (120, 205),
-    "pitch": (25, 75),  # on espeak-ng's scale from 0 to 99, as
-    "pitch_range": (20, 80),
-    "stretch": (0.92, 1.1),  # of time and, inversely, of all frequencies: the vocal tract
-    "reverberation_s": (0.1, 0.5),  # until 60 dB down
-    "direct_db": (6, 20),  # direct sound to reverberation
-    "tilt_db": (-3, 3),  # of the microphone, an octave
-    "low_cut_hz": (40, 300),
-    "high_cut_hz": (4000, 8000),
-    "rate_share": (0.88, 1.14),  # of the speaker's rate
-    "pitch_shift": (-8, 8),  # from the speaker's pitch
-    "snr_db": (12, 40),
-    "peak_db": (-24, 1),  # to full scale; above 0 it clips
-}
+# Lowest and highest of uniform draws. With the sound-alikes they set how hard the corpus is: clean
+# words tell no two networks apart, at 0 dB none learns them. Pitch is on espeak-ng's scale of 0 to
+# 99, `stretch` is of time and (inversely) of frequencies, `tilt_db` of an octave.
+OF_SPEAKER = {"rate_wpm": (120, 205), "pitch": (25, 75), "pitch_range": (20, 80)}
+OF_SPEAKER |= {"stretch": (0.92, 1.1)}
+OF_ROOM = {"reverberation_s": (0.1, 0.5), "direct_db": (6, 20), "tilt_db": (-3, 3)}
+OF_ROOM |= {"low_cut_hz": (40, 300), "high_cut_hz": (4000, 8000)}
+OF_CLIP = {"rate_share": (0.88, 1.14), "pitch_shift": (-8, 8), "snr_db": (12, 40)}
+OF_CLIP |= {"peak_db": (-24, 1)}  # to full scale; above 0 it clips
+RANGES = OF_SPEAKER | OF_ROOM | OF_CLIP
 _FFT = 24000  # holds a clip and half a second of room; a product of small primes
 
 
 @dataclass(frozen=True)
 class Speaker:
-    """A voice in its room. `seed` draws all that is left to chance."""
+    """Someone with a voice, in a room. `seed` draws what is left to chance."""
 
     name: str  # 8 hexadecimal digits
     voice: str  # accent+voice, as espeak-ng names it
@@ -78,16 +67,13 @@ def words() -> dict[str, list[str]]:
     return json.loads(Path(__file__).with_name("words.json").read_text("utf-8"))
 
 
-def recipe() -> dict:
+def recipe() -> list:
     """All that decides the corpus which `make` writes by default, as JSON gives it back."""
     return json.loads(json.dumps([VERSION, SPEAKERS, CUT_OFF, RANGES, words()]))
 
 
-def make(
-    root: Path, fold_of, official_part, speakers=SPEAKERS, seed=0, progress=True, workers=None
-) -> None:
-    """Writes the corpus below `root`, an empty folder. The rules give a name's fold and part.
-    `workers`: processes, None for one a core."""
+def make(root: Path, fold_of, official_part, speakers=SPEAKERS, seed=0, progress=True) -> None:
+    """Writes the corpus below `root`, an empty folder. The rules give a name's fold and part."""
     from tqdm import tqdm
 
     for folder in [*words()["words"], *words()["sound_alikes"], *CUT_OFF, "_background_noise_"]:
@@ -95,10 +81,8 @@ def make(
     for name, noise in noises(NOISE_S / 60, seed, 3).items():  # not the noise that lies under clips
         _write(root / "_background_noise_" / f"{name}.wav", noise)
     jobs = [(root, seed, *one) for one in enumerate(draw(speakers, seed, fold_of, official_part))]
-    done = espeak.run(_write_clips, jobs, workers)
-    silent = None if progress else True
-    for _ in tqdm(done, "make embedded", speakers, unit="speaker", disable=silent):
-        pass
+    done = espeak.run(_write_clips, jobs)
+    list(tqdm(done, "make embedded", speakers, unit="speaker", disable=None if progress else True))
 
 
 def draw(speakers: int, seed: int, fold_of, official_part) -> list[Speaker]:
@@ -108,27 +92,22 @@ def draw(speakers: int, seed: int, fold_of, official_part) -> list[Speaker]:
     while (number := len(drawn)) < speakers:
         group, name = number % GROUPS, f"{generator.integers(2**32):08x}"
         if fold_of(name) == group % 5 and (official_part(name) == "test") == (group < 5):
-            voices = _voices()[TALK_VOICES + group :: GROUPS]
+            voices = slice(TALK_VOICES + group, None, GROUPS)
             drawn[name] = _speaker(name, voices, (seed, 1, number), generator)
     return list(drawn.values())
 
 
 def talkers(speakers: int) -> list[Speaker]:
     """Speakers of talk, whose voices say no clip of the corpus."""
-    generator, voices = np.random.default_rng(4), np.resize(_voices()[:TALK_VOICES], speakers)
-    names = [f"talker{number:02d}" for number in range(speakers)]
-    numbered = enumerate(zip(names, voices, strict=True))
-    return [_speaker(name, [voice], (0, 4, n), generator) for n, (name, voice) in numbered]
+    generator = np.random.default_rng(4)
+    voices = [slice(n % TALK_VOICES, n % TALK_VOICES + 1) for n in range(speakers)]
+    return [_speaker(f"talker{n:02d}", v, (0, 4, n), generator) for n, v in enumerate(voices)]
 
 
-def _voices() -> np.ndarray:
-    return np.random.default_rng(0).permutation(words()["voices"])
-
-
-def _speaker(name: str, voices, seed: tuple, generator: np.random.Generator) -> Speaker:
+def _speaker(name: str, places: slice, seed: tuple, generator: np.random.Generator) -> Speaker:
+    voices = np.random.default_rng(0).permutation(words()["voices"])[places]
     voice = f"{generator.choice(words()['accents'])}+{generator.choice(voices)}"
-    drawn = [_draw(generator, key) for key in ("rate_wpm", "pitch", "pitch_range", "stretch")]
-    return Speaker(name, voice, *drawn, seed)
+    return Speaker(name, voice, *(_draw(generator, key) for key in OF_SPEAKER), seed)
 
 
 def _draw(generator: np.random.Generator, name: str) -> float:
@@ -138,10 +117,9 @@ def _draw(generator: np.random.Generator, name: str) -> float:
 def folders(number: int) -> list[str]:
     """The folders of speaker `number`'s clips, one a clip. Words are dealt like cards."""
     others = [word for word in words()["words"] if word != KEYWORD]
-    alike = words()["sound_alikes"]
-    said = [others[n % len(others)] for n in range(number * WORDS_SAID, (number + 1) * WORDS_SAID)]
-    said += [alike[n % len(alike)] for n in range(number * ALIKE_SAID, (number + 1) * ALIKE_SAID)]
-    return [KEYWORD] * TAKES + said + list(CUT_OFF)
+    said = np.resize(np.roll(others, -number * WORDS_SAID), WORDS_SAID)
+    alike = np.roll(words()["sound_alikes"], -number * ALIKE_SAID)[:ALIKE_SAID]
+    return [*[KEYWORD] * TAKES, *said.tolist(), *alike.tolist(), *CUT_OFF]
 
 
 def _write_clips(root: Path, seed: int, number: int, speaker: Speaker) -> None:
@@ -149,10 +127,9 @@ def _write_clips(root: Path, seed: int, number: int, speaker: Speaker) -> None:
     under = _noises((seed, 2), NOISE_S)
     for clip, folder in enumerate(folders(number)):
         generator = np.random.default_rng([*speaker.seed, 2, clip])
-        word = say_word(speaker, folder, generator)
+        samples = record(say_word(speaker, folder, generator), room, under, generator)
         take = clip if folder == KEYWORD else 0
-        samples = to_int16(record(word, room, under, generator))
-        _write(root / folder / f"{speaker.name}_nohash_{take}.wav", samples)
+        _write(root / folder / f"{speaker.name}_nohash_{take}.wav", to_int16(samples))
 
 
 def _write(path: Path, samples: np.ndarray) -> None:
@@ -213,19 +190,16 @@ def noises(minutes: float, seed: int, use: int = 5) -> dict[str, np.ndarray]:
 def _noises(seed: tuple[int, ...], seconds: float) -> dict[str, np.ndarray]:
     """The three noises, (samples,) each, of mean power 1; a process makes them once."""
     made, samples = {}, round(seconds * SAMPLE_RATE_HZ)
-    for number, kind in enumerate((white, pink, babble)):
+    kinds = {"white": np.random.Generator.standard_normal, "pink": pink, "babble": babble}
+    for number, (name, kind) in enumerate(kinds.items()):
         noise = kind(np.random.default_rng([*seed, number]), samples)
-        made[kind.__name__] = noise / np.sqrt(np.mean(noise**2))
+        made[name] = noise / np.sqrt(np.mean(noise**2))
     return made
-
-
-def white(generator: np.random.Generator, samples: int) -> np.ndarray:
-    return generator.standard_normal(samples)
 
 
 def pink(generator: np.random.Generator, samples: int) -> np.ndarray:
     """As much power in every octave from 20 Hz."""
-    spectrum = np.fft.rfft(white(generator, samples))
+    spectrum = np.fft.rfft(generator.standard_normal(samples))
     hz = np.fft.rfftfreq(samples, 1 / SAMPLE_RATE_HZ)
     return np.fft.irfft(spectrum / np.sqrt(np.maximum(hz, 20)), samples)
 

@@ -1,8 +1,7 @@
 """Running speech without the keyword: what single words do not prepare a network for.
 
 `recordings` reads a folder of recorded talk. `espeak` has sentences read by espeak-ng, of common
-words and near misses of the keyword. Both are kept in `talk/` of the data folder, so that the next
-call takes a moment.
+words and near misses of the keyword, and keeps them in `talk/` of the data folder.
 """
 
 import functools
@@ -11,7 +10,6 @@ import io
 import json
 import re
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from unicodedata import normalize
@@ -20,7 +18,6 @@ import numpy as np
 
 from . import audio, data, files, index, synth
 from . import espeak as engine
-from .audio import SAMPLE_RATE_HZ, AudioError
 
 VERSION = 2  # raise it with every change that changes the talk
 PAUSE_S = (0.1, 0.8)  # between sentences
@@ -35,10 +32,6 @@ class Talk:
     rejected: list[tuple[str, str]]
     without_transcript: int
     digest: str
-
-    @property
-    def hours(self) -> float:
-        return sum(map(len, self.speakers.values())) / SAMPLE_RATE_HZ / 3600
 
 
 def find(corpus_root: Path, folder: str) -> Path | None:
@@ -61,44 +54,43 @@ def _is_made_from(word: str, root: str) -> bool:
     return word == root or is_longer or (len(root) > 2 and word == root + "s")
 
 
+def deal_groups(speakers: dict[str, np.ndarray], groups: int) -> list[dict]:
+    """Talk dealt by speaker: name -> samples for each group. Of fewer speakers than groups each
+    one's talk is cut into as many stretches, and the groups share voices."""
+    if len(speakers) >= groups:
+        group_of = data.deal(speakers, groups)
+    else:
+        cut = {name: np.array_split(samples, groups) for name, samples in speakers.items()}
+        group_of = {(name, n): n for name in cut for n in range(groups)}
+        speakers = {(name, n): cut[name][n] for name, n in group_of}
+    return [{k: v for k, v in speakers.items() if group_of[k] == n} for n in range(groups)]
+
+
 def recordings(folder: Path, keyword: str) -> Talk:
     """Talk in `SPEAKER/NAME.flac` (or .wav, .ogg..), or as LibriSpeech is unpacked. A recording is
     left out if its line of `transcripts.txt` or `*.trans.txt`, `NAME WORDS..`, holds the keyword.
     `AudioError` if nothing is left."""
-    folder, kept, unknown = Path(folder), [], 0
+    folder, pieces, rejected, unknown = Path(folder), {}, [], 0
     said, digest = _transcripts(folder), hashlib.sha256(str(VERSION).encode())
     for path in sorted(filter(index.is_recording, folder.rglob("*"))):
         keys = [(place, key.casefold()) for place in path.parents for key in (path.name, path.stem)]
         words = next((said[key] for key in keys if key in said), None)
-        if words is None or not holds(words, keyword):
-            unknown += words is None
-            kept.append(path)
-            name = f"{path.relative_to(folder).as_posix()} {_speaker(folder, path)}\n"
-            digest.update(name.encode() + path.read_bytes())
-    speakers, rejected = _keep(digest.hexdigest(), lambda: _read(folder, kept))
-    if not speakers:
-        why = f"; {rejected[0][0]}: {rejected[0][1]}" if rejected else ""
-        raise AudioError(f"no recording in {folder} is usable talk without {keyword!r}{why}")
-    return Talk(speakers, rejected, unknown, digest.hexdigest())
-
-
-def _read(folder: Path, paths: list[Path]) -> tuple[dict, list]:
-    def read_one(path):
+        if words is not None and holds(words, keyword):
+            continue
+        unknown += words is None
+        name, speaker = path.relative_to(folder).as_posix(), _speaker(folder, path)
+        digest.update(f"{name} {speaker}\n".encode() + path.read_bytes())
         try:
-            return audio.read_clip(path)
-        except AudioError as error:
-            return str(error)
-
-    pieces, rejected = {}, []
-    with ThreadPoolExecutor(4) as threads:
-        for path, samples in zip(paths, threads.map(read_one, paths), strict=True):
-            speaker = _speaker(folder, path)
-            if speaker and not isinstance(samples, str):
-                pieces.setdefault(speaker, []).append(samples)
-            else:
-                reason = samples if speaker else "lies in no speaker's folder"
-                rejected.append((path.relative_to(folder).as_posix(), reason))
-    return {speaker: np.concatenate(some) for speaker, some in pieces.items()}, rejected
+            if not speaker:
+                raise audio.AudioError("lies in no speaker's folder")
+            pieces.setdefault(speaker, []).append(audio.read_clip(path))
+        except audio.AudioError as error:
+            rejected.append((name, str(error)))
+    speakers = {speaker: np.concatenate(some) for speaker, some in pieces.items() if some}
+    if not speakers:
+        why = f"; {index.why(rejected)}" if rejected else ""
+        raise audio.AudioError(f"no recording in {folder} is usable talk without {keyword!r}{why}")
+    return Talk(speakers, rejected, unknown, digest.hexdigest())
 
 
 def _speaker(folder: Path, path: Path) -> str:
@@ -114,43 +106,33 @@ def _transcripts(folder: Path) -> dict[tuple[Path, str], str]:
     said = {}
     for path in [*folder.rglob("transcripts.txt"), *folder.rglob("*.trans.txt")]:
         for line in path.read_text("utf-8-sig", errors="replace").splitlines():
-            name, *words = line.split(maxsplit=1) or [""]
-            said[path.parent, name.casefold()] = " ".join(words)
+            name, _, words = line.strip().partition(" ")
+            said[path.parent, name.casefold()] = words
     return said
 
 
 def espeak(keyword: str, minutes: float, speakers: int = 10) -> Talk:
-    """So many minutes in all, read by speakers whose voices say no clip of the embedded corpus."""
-    talkers = synth.talkers(speakers)
-    jobs = [(keyword, s, round(minutes * 60 * SAMPLE_RATE_HZ / speakers)) for s in talkers]
+    """So many minutes in all, read by speakers whose voices say no clip of the embedded corpus.
+    `ValueError` if espeak-ng cannot do without the keyword."""
     recipe = [VERSION, synth.recipe(), keyword, minutes, speakers]
     digest = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()
-    names = [speaker.name for speaker in talkers]
-    made, _ = _keep(
-        digest, lambda: (dict(zip(names, engine.run(_read_aloud, jobs), strict=True)), [])
-    )
-    return Talk(made, [], 0, digest)
-
-
-def check_keyword(keyword: str) -> None:
-    """`ValueError` if espeak-ng's talk cannot do without the keyword."""
-    for seed in range(3):
-        sentence(keyword, np.random.default_rng(seed))
-
-
-def _keep(digest: str, read) -> tuple[dict[str, np.ndarray], list[tuple[str, str]]]:
-    """Speakers and rejected recordings as `read` gives them, or from the last time's whole file."""
-    path = data.ROOT / "talk" / f"{digest[:16]}.npz"
+    path, talkers = data.ROOT / "talk" / f"{digest[:16]}.npz", synth.talkers(speakers)
     try:
-        with np.load(path, allow_pickle=False) as kept:
-            names, rejected = json.loads(str(kept["about"]))
-            return {name: kept[f"of {name}"] for name in names}, [(p, r) for p, r in rejected]
-    except (OSError, ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile):
-        speakers, rejected = read()  # not there, or damaged
-    arrays = {f"of {name}": samples for name, samples in speakers.items()}
-    np.savez(file := io.BytesIO(), about=json.dumps([list(speakers), rejected]), **arrays)
-    files.write_atomic(path, file.getvalue())
-    return speakers, rejected
+        with np.load(path) as kept:
+            spoken = {speaker.name: kept[f"of {speaker.name}"] for speaker in talkers}
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        EOFError,
+        zipfile.BadZipFile,
+    ):  # not there, or damaged
+        samples = round(minutes * 60 * audio.SAMPLE_RATE_HZ / speakers)
+        read = engine.run(_read_aloud, [(keyword, speaker, samples) for speaker in talkers])
+        spoken = dict(zip([speaker.name for speaker in talkers], read, strict=True))
+        np.savez(file := io.BytesIO(), **{f"of {name}": voice for name, voice in spoken.items()})
+        files.write_atomic(path, file.getvalue())
+    return Talk(spoken, [], 0, digest)
 
 
 def _read_aloud(keyword: str, speaker: synth.Speaker, samples: int) -> np.ndarray:
@@ -162,7 +144,7 @@ def _read_aloud(keyword: str, speaker: synth.Speaker, samples: int) -> np.ndarra
         spoken = speaker.say(sentence(keyword, generator), generator)
         wet = fftconvolve(spoken, np.fft.irfft(synth.room_response(generator)))
         level = 10 ** (generator.uniform(-12, -1) / 20) / max(np.abs(wet).max(), 1e-6)
-        pause = np.zeros(round(generator.uniform(*PAUSE_S) * SAMPLE_RATE_HZ))
+        pause = np.zeros(round(generator.uniform(*PAUSE_S) * audio.SAMPLE_RATE_HZ))
         pieces += [audio.to_int16(wet * level), audio.to_int16(pause)]
     return np.concatenate(pieces)[:samples]
 

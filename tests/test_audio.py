@@ -1,7 +1,6 @@
 import io
 import os
 import sys
-import threading
 import time
 from types import ModuleType
 
@@ -82,7 +81,7 @@ def test_a_flac_without_a_true_length_is_read_to_its_end_or_refused(keep, frames
     content = encode(INT16[:16000], "FLAC")
     content[18:26] = (int.from_bytes(content[18:26], "big") >> 36 << 36 | frames).to_bytes(8, "big")
     if frames:
-        with pytest.raises(AudioError, match=r"1\.0 of the 4,294,967\.3 s"):
+        with pytest.raises(AudioError, match=r"cut off: 1\.0 s are there"):
             audio.read_clip(keep(content), 16000)
     else:
         assert np.array_equal(audio.read_clip(keep(content), 16000), INT16[:16000])
@@ -139,8 +138,7 @@ def test_other_rates_and_channels_are_changed_and_said(keep, said):
     assert len(found) == 48000
     assert np.corrcoef(found, NOISE)[0, 1] > 0.999
     assert found.std() == pytest.approx(0.75 * NOISE.std(), rel=0.01)
-    assert len(said) == 2 and "2 channels, mixed to one" in said[0]
-    assert "48,000 Hz, resampled to 16,000 Hz" in said[1]
+    assert len(said) == 1 and "2 channels, 48,000 Hz, mixed and resampled to 1 channel" in said[0]
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf, 1e30])
@@ -157,10 +155,10 @@ def test_what_cannot_be_heard_is_one_line(keep, said, tmp_path):
     content[24:28] = (20_000_003).to_bytes(4, "little")
     for path, message in {
         tmp_path / "nowhere.wav": r"nowhere\.wav: no such file",
-        tmp_path: "no file of audio",
-        keep(bytes(1000), "b.raw"): r"b\.raw: raw audio is piped in",
+        tmp_path: "no such file",
+        keep(bytes(1000), "b.raw"): r"b\.raw: not readable as audio",
         keep(b"....ftypM4A " * 99, "c.m4a"): "not readable as audio .* ffmpeg -i FILE",
-        keep(content): "20,000,003 Hz; it must be",
+        keep(content): "20,000,003 Hz; from 1,000 to 768,000 Hz do",
     }.items():
         with pytest.raises(AudioError, match=message) as caught:
             read(path, said)
@@ -191,75 +189,56 @@ def test_pcm_comes_whole_however_it_is_read():
         assert np.array_equal(found, samples)
     for few in (b"", b"a", b"ab", b"abc"):
         assert sum(map(len, audio.from_pcm(io.BytesIO(few)))) == len(few) // 2
-    with pytest.raises(AudioError, match="standard input is closed"):
+    with pytest.raises(AudioError, match="no audio on standard input; pipe it in"):
         list(audio.from_pcm(None))
-
-
-def test_a_pipe_that_has_nothing_yet_is_waited_for():
-    reading, writing = os.pipe()
-    os.set_blocking(reading, False)
-    late = threading.Timer(0.2, lambda: (os.write(writing, bytes(3200)), os.close(writing)))
-    late.start()
-    with open(reading, "rb") as file:
-        assert sum(map(len, audio.from_pcm(file))) == 1600
-    late.join()
 
 
 # Microphones
 
 
-class Microphone:
-    """sounddevice with a microphone that gives `pieces`, then nothing. 44.1 kHz stereo if `odd`."""
+@pytest.fixture
+def microphone(monkeypatch):
+    """sounddevice with a device `desk` of 16 kHz mono, and `3` of 44.1 kHz stereo. Both give 20
+    pieces at half scale, then nothing."""
+    module = ModuleType("sounddevice")
+    module.PortAudioError = type("PortAudioError", (Exception,), {})
+    module.opened = []
 
-    def __init__(self, monkeypatch, pieces, odd=False):
-        self.pieces, self.opened = pieces, None
-        module = ModuleType("sounddevice")
-        module.PortAudioError = type("PortAudioError", (Exception,), {})
+    def query_devices(device, kind):
+        rates_hz = {"desk": 16000.0, 3: 44100.0}
+        if device not in rates_hz:
+            raise ValueError(f"No input device matching {device!r}")
+        return {"default_samplerate": rates_hz[device], "max_input_channels": 1 + 7 * (device == 3)}
 
-        def check(device, channels, kind, extra, rate_hz):
-            if odd and rate_hz != 44100:
-                raise module.PortAudioError("Invalid sample rate")
-            if device == "none":
-                raise ValueError("No input device matching 'none'")
-
-        module.check_input_settings, module.InputStream = check, self.open
-        about = {"default_samplerate": 44100.0, "max_input_channels": 8}
-        module.query_devices = lambda device, kind: about
-        monkeypatch.setitem(sys.modules, "sounddevice", module)
-        monkeypatch.setattr(audio, "SILENT_S", 0.05)
-
-    def open(self, rate_hz, size, device, channels, kind, callback):
-        self.opened = (rate_hz, size, device, channels)
-        for number, level in enumerate(self.pieces):
-            piece = np.full((size, channels), level, np.float32)
-            callback(piece, size, None, "input overflow" if number else "")
+    def open_stream(rate_hz, size, device, channels, kind, callback):
+        module.opened.append((rate_hz, size, channels))
+        for number in range(20):
+            piece = np.full((size, channels), 0.5, np.float32)
+            callback(piece, size, None, "" if number else "input overflow")
+            piece[:] = 9  # PortAudio uses its buffer again
         return io.BytesIO()  # a context manager
 
-
-def test_an_unplugged_microphone_is_an_error_soon(monkeypatch, said):
-    microphone, pieces, start = Microphone(monkeypatch, [0.25, 0.5]), [], time.monotonic()
-    with pytest.raises(AudioError, match="was it unplugged"):
-        pieces.extend(audio.from_microphone(said.append, "3"))
-    assert time.monotonic() - start < 2
-    assert microphone.opened == (16000, 1280, 3, 1)
-    assert [piece[0] for piece in pieces] == [0.25, 0.5]
-    assert said == ["microphone: input overflow; times count only audio that arrived"]
+    module.query_devices, module.InputStream = query_devices, open_stream
+    monkeypatch.setitem(sys.modules, "sounddevice", module)
+    monkeypatch.setattr(audio, "SILENT_S", 0.05)
+    return module
 
 
-def test_a_microphone_without_16_khz_mono_is_resampled(monkeypatch, said):
-    microphone, pieces = Microphone(monkeypatch, [0.5] * 20, odd=True), []
-    with pytest.raises(AudioError):
-        pieces.extend(audio.from_microphone(said.append, "desk"))
-    assert microphone.opened == (44100, 3528, "desk", 2)
+@pytest.mark.parametrize("device, opened", [("desk", (16000, 1280, 1)), ("3", (44100, 3528, 2))])
+def test_an_unplugged_microphone_is_an_error_soon(microphone, said, device, opened):
+    pieces, start = [], time.monotonic()
+    with pytest.raises(AudioError, match=r"was it unplugged.* --device chooses"):
+        pieces.extend(audio.from_microphone(said.append, device))
+    assert time.monotonic() - start < 2 and microphone.opened == [opened]
     samples = np.concatenate(pieces)
     assert 1.4 < len(samples) / 16000 <= 1.6
     np.testing.assert_allclose(samples[1000:20000], 0.5, atol=1e-3)
+    assert said == ["microphone: input overflow; times count only audio that arrived"]
 
 
-def test_a_microphone_that_is_not_there_is_one_line(monkeypatch, said):
-    Microphone(monkeypatch, [])
+def test_a_microphone_that_is_not_there_is_one_line(microphone, said, monkeypatch):
     with pytest.raises(AudioError, match=r"cannot be opened \(No input device.*--device"):
         next(audio.from_microphone(said.append, "none"))
     monkeypatch.setitem(sys.modules, "sounddevice", None)
-    with pytest.raises(AudioError, match="install sounddevice"):
+    with pytest.raises(AudioError, match=r"install kwslib\[microphone\]"):
         next(audio.from_microphone(said.append))

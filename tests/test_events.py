@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,13 +16,12 @@ def find(detector, probabilities, step_s=1.0):
     return detector.find(times, detector.smoothed(np.array(probabilities, float))).tolist()
 
 
-def feed(detector, *stretches, step_s=0.08):
-    """Times of detections in stretches of (time of the first row, probabilities), row by row."""
+def feed(detector, *stretches):
+    """Times of detections in stretches of (time of the first row, probabilities)."""
     listener, times = Listener(detector), []
     for begin_s, probabilities in stretches:
-        for n, probability in enumerate(probabilities):
-            rows = np.array([[begin_s + n * step_s, probability]])
-            times += [time_s for time_s, _ in listener.feed(rows)]
+        rows = [(begin_s + 0.08 * n, probability) for n, probability in enumerate(probabilities)]
+        times += [time_s for time_s, _ in listener.feed(np.array(rows))]
     return times
 
 
@@ -29,8 +30,6 @@ def feed(detector, *stretches, step_s=0.08):
     [
         ([0.1, 0.6, 0.9, 0.8, 0.2], PLAIN, 1, [1]),  # one burst is one detection
         ([0.5, 0.2, 0.5, 0.2], PLAIN, 1, [0, 2]),  # the threshold itself counts
-        ([0.1, 0.4], PLAIN, 1, []),
-        ([], PLAIN, 1, []),
         ([0.9, 0.31, 0.9, 0.29, 0.9], PLAIN, 1, [0, 4]),  # 0.31 is over the release at 0.3
         ([0.9, 0, 0.9, 0, 0.9, 0, 0.9], PLAIN, 0.4, [0, 4]),  # deaf at 0.8 s; free from 1.2 s on
         ([0.9, 0, 0.9, 0.9, 0.9, 0, 0.9], PLAIN, 0.4, [0, 6]),  # the second burst outlasts it
@@ -57,9 +56,8 @@ def test_a_listener_finds_the_same_however_rows_come(said, smoothing, step_s, pl
     assert not said or listener.mean == detector.smoothed(rows[:, 1])[-1]  # to the last bit
 
 
-@pytest.mark.parametrize("gap_s", [0.9, 3600.0])
-def test_after_a_gap_a_mean_is_of_what_came_after_it(gap_s):
-    detector, before, after_s = Detector(0.7, 2), [0.1, 0.1, 1.0], 0.16 + gap_s
+def test_after_a_gap_a_mean_is_of_what_came_after_it():
+    detector, before, after_s = Detector(0.7, 2), [0.1, 0.1, 1.0], 1.06
     assert feed(detector, (0.0, [*before, 0.6, 0.6])) == [3 * 0.08]  # the control
     assert feed(detector, (0.0, before), (after_s, [0.6, 0.6])) == []
     assert feed(detector, (0.0, [0.1] * 3), (after_s, [0.8])) == [after_s]
@@ -67,37 +65,20 @@ def test_after_a_gap_a_mean_is_of_what_came_after_it(gap_s):
 
 def test_after_a_gap_a_word_need_not_wait_for_the_end_of_the_one_before():
     assert feed(PLAIN, (0.0, [0.9] * 20)) == [0.0]  # the control: one utterance
-    assert feed(PLAIN, (0.0, [0.9] * 5), (3600.0, [0.9] * 5)) == [0.0, 3600.0]
     within = feed(PLAIN, (0.0, [0.9] * 2), (0.68, [0.9] * 10))
     assert within == pytest.approx([0.0, 1.0])  # as soon as the refractory time has passed
     assert feed(PLAIN, (100.0, [0.9] * 3), (0.0, [0.9] * 3)) == [100.0, 0.0]  # it was reset
 
 
-class Echo:
-    """A stream whose probabilities are its samples, and a last one at the end."""
-
-    step = 0
-
-    def feed(self, samples):
-        steps = np.arange(self.step, self.step + len(samples))
-        self.step += len(samples)
-        return np.stack([steps, samples], 1).reshape(-1, 2)
-
-    def flush(self):
-        return np.array([[self.step, 0.9]])
-
-
 def test_detections_of_a_stream_include_its_flush():
-    said, shown = np.array([0.5, 0.2, 0.5, 0.2]), []
-    pieces = said[:1], said[1:1], said[1:]
-    found = detections(Echo(), pieces, Listener(PLAIN), lambda *row: shown.append(row))
+    pieces, shown = np.split(np.array([[0, 0.5], [1, 0.2], [2, 0.5], [3, 0.2]]), [1, 1]), []
+    stream = SimpleNamespace(feed=lambda piece: piece, flush=lambda: np.array([[4, 0.9]]))
+    found = detections(stream, pieces, Listener(PLAIN), lambda *row: shown.append(row))
     assert list(found) == [(0, 0.5), (2, 0.5), (4, 0.9)]
     assert shown == [(0, 0.5), (3, 0.2), (4, 0.9)]
 
 
-@pytest.mark.parametrize(
-    "name, value", [("threshold", -1), ("threshold", np.nan), ("smoothing", 0), ("smoothing", 1.5)]
-)
+@pytest.mark.parametrize("name, value", [("threshold", np.nan), ("smoothing", 0)])
 def test_impossible_detectors_are_refused(name, value):
     with pytest.raises(ValueError, match=f"{name} is {value}"):
         Detector(**{name: value})
@@ -122,10 +103,8 @@ def test_outcomes_by_hand(at, misses, false_accepts, latencies):
 
 def test_a_word_detected_again_is_counted_as_that():
     """Until 1.5 s after its end. What comes too late for a word that was missed is not of it."""
-    got = outcome(np.array([0.5, 1.2, 1.8, 5.2, 5.4, 5.9, 8.0]), WORDS, 0.5)
-    assert (got.misses, got.false_accepts, got.again) == (0, 5, 3)
-    again = [outcome(np.array([1.2, 1.4 + s]), WORDS[:1], 1.0).again for s in (0.4, 1.4, 1.6)]
-    assert again == [1, 1, 0]
+    got = outcome(np.array([0.5, 1.2, 2.8, 3.0, 5.2, 5.4, 5.9, 8.0]), WORDS, 0.5)
+    assert (got.misses, got.false_accepts, got.again) == (0, 6, 3)
     assert outcome(np.array([2.0, 2.6]), WORDS[:1], 1.0).again == 0
 
 
@@ -138,7 +117,6 @@ def test_words_close_together_have_a_detection_each():
 def test_outcomes_add_up():
     both = Outcome((True, False), 3, 0.5, (0.1,), 2) + Outcome((True,) * 2, 1, 1.5, (0.2, 0.3), 1)
     assert both == Outcome((True, False, True, True), 4, 2.0, (0.1, 0.2, 0.3), 3)
-    assert (both.words, both.misses) == (4, 1)
 
 
 @pytest.mark.parametrize("allowed, threshold", [(0, np.nextafter(0.9, 1)), (1, 0.9), (2, 0.8)])
@@ -156,28 +134,22 @@ def test_thresholds_by_hand(allowed, threshold):
 def test_a_threshold_allows_what_is_asked_and_the_next_lower_one_does_not(scores, allowed):
     times, scores = np.arange(len(scores)) * 0.5, np.array(scores)
     at = threshold_at([(times, scores)], allowed)
-    count = [len(Detector(t).find(times, scores)) for t in (at, scores[scores < at].max(initial=0))]
-    assert count[0] <= allowed or at == 1.0
-    assert count[1] > allowed or not (scores < at).any()
+    lower = scores[scores < at].max(initial=0)
+    assert len(Detector(at).find(times, scores)) <= allowed or at == 1.0
+    assert len(Detector(lower).find(times, scores)) > allowed or lower == 0
 
 
-def test_a_threshold_of_an_hour_of_noise_is_found_soon():
-    """Not all values are tried, yet nearly as many detections come as are allowed."""
-    times, scores = np.arange(45000) * 0.08, np.random.default_rng(0).random(45000)
-    count = len(Detector(threshold_at([(times, scores)], 200)).find(times, scores))
-    assert 195 <= count <= 200
+def test_a_threshold_of_many_values_allows_nearly_as_many_as_asked():
+    times, scores = np.arange(9000) * 0.08, np.random.default_rng(0).random(9000)
+    at = threshold_at([(times, scores)], 90)
+    assert 87 <= len(Detector(at).find(times, scores)) <= 90
     assert threshold_at([(times, 0.9 + scores / 10)], 1) < 0.901  # one burst: down to the end
 
 
-@pytest.mark.parametrize(
-    "probabilities, plateau",
-    [
-        ([0.9, 0.9, 0.9, 0.9, 0.2], 1.5),  # below from 4 s on
-        ([0.9, 0.9, 0.9, 0.2, 0.9], 0.0),  # below at once; a later rise is no plateau
-        ([0.9, 0.9, 0.9, 0.5, 0.9], 1.5),  # never below, as the threshold itself is over
-    ],
-)
-def test_plateau_by_hand(probabilities, plateau):
-    assert plateau_s(np.arange(5.0), np.array(probabilities), 0.5, 2.5) == plateau
+def test_plateau_by_hand():
+    times, early, late = np.arange(5.0), np.array([1, 1, 1, 0.2, 1]), np.array([1, 1, 1, 1, 0.2])
+    assert plateau_s(times, early, 0.5, 2.5) == 0.0  # below at once, at 3 s
+    assert plateau_s(times, late, 0.5, 2.5) == 1.5
+    assert plateau_s(times, np.full(5, 0.5), 0.5, 2.5) == 1.5  # never below
     with pytest.raises(ValueError, match=r"ends before 9\.00 s"):
-        plateau_s(np.arange(5.0), np.zeros(5), 0.5, 9.0)
+        plateau_s(times, late, 0.5, 9.0)

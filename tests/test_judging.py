@@ -16,18 +16,17 @@ BASELINE, STUDENT = Setting("baseline"), Setting("student3")
 
 @pytest.fixture(scope="module")
 def e(tiny_corpus, data_root, tmp_path_factory):
-    """A smoke run of five folds whose networks are untrained; talk of five speakers, each group's
-    at a level of its own."""
-    speakers = {f"s{n}": np.zeros(16000 * 7, np.int16) for n in range(5)}
-    generator = np.random.default_rng(0)
+    """A smoke run of five folds whose networks are untrained, with talk of five speakers."""
+    noise = np.random.default_rng(0).normal(0, 2000, (5, 16000 * 7)).astype(np.int16)
+    said, speech = (
+        dict(zip("abcde", noise, strict=True)),
+        dict(zip("xy", noise[:2, :16000], strict=True)),
+    )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(talk, "espeak", lambda *_: talk.Talk(speakers, [], 0, "digest"))
+        patch.setattr(talk, "espeak", lambda *_: talk.Talk(said, [], 0, "digest"))
         folder = str(tmp_path_factory.mktemp("judging") / "run")
         opened = experiment.open(str(tiny_corpus), "sheila", None, "smoke", "folds", 0, folder)
-    for number, group in enumerate(opened.talk_groups):
-        for samples in group.values():
-            samples[:] = generator.normal(0, 500 * (number + 1), len(samples))
-    opened.speech = talk.Talk({"x": speakers["s0"][:16000], "y": speakers["s1"][:16000]}, [], 0, "")
+    opened.speech = talk.Talk(speech, [], 0, "digest")
     for setting in (BASELINE, STUDENT):
         for fold in range(5):
             network = models.build(STUDENT.architecture, fold).eval()
@@ -40,7 +39,7 @@ def e(tiny_corpus, data_root, tmp_path_factory):
 class Scripted:
     """A stream whose probability is what the samples say, a step every 80 ms: 1000 is 1."""
 
-    def __init__(self, *_):
+    def __init__(self, path=None):
         self.heard = []
 
     def score(self, samples, chunk=1280):
@@ -62,10 +61,10 @@ def scripted(e, monkeypatch):
     """Judges what is scripted, the same in every fold, by a detector of threshold 0.5."""
 
     def judge(free, spoken):
+        fixed = {"choose": [Detector(0.5, 1)] * 5, "free_audio": free, "keyword_audio": spoken}
+        for name, value in fixed.items():
+            monkeypatch.setattr(judging, name, lambda *_, value=value: value)
         monkeypatch.setattr(judging.Stream, "load", Scripted)
-        monkeypatch.setattr(judging, "choose", lambda *_: [Detector(0.5, 1)] * 5)
-        monkeypatch.setattr(judging, "free_audio", lambda *_: free)
-        monkeypatch.setattr(judging, "keyword_audio", lambda *_: spoken)
         return judging.judge(e, STUDENT)
 
     return judge
@@ -73,17 +72,17 @@ def scripted(e, monkeypatch):
 
 def test_false_accepts_and_misses_by_hand(scripted):
     """In each of five folds one false accept in 36 s of talk and two in 72 s of speech; of three
-    words one is missed, one found 0.2 s before its end, one twice."""
+    words one is missed, two are found 0.2 s before their ends, one of them again."""
     free = {"talk": script(36, [8]), "continuous speech": script(72, [8, 40])}
     words = [[10, 10.6], [20, 20.6], [30, 30.6]]
     spoken = script(40, [20.4, 30.4, 31.6], words=words)
     found = scripted(free | {"words": script(36, [])}, {"between words": spoken})
     counts = {kind: row["count"] for kind, row in found["false_accepts"].items()}
     assert counts == {"talk": 5, "continuous speech": 10, "words": 0, "read speech": 15}
-    assert [found["false_accepts"]["talk"][n] for n in ("hours", "per_hour")] == approx([0.05, 100])
-    assert found["false_accepts"]["read speech"]["per_hour"] == approx(100)
+    rates = [found["false_accepts"]["read speech"][n] for n in ("hours", "per_hour")]
+    assert rates == approx([0.15, 100])
     bounds = [found["false_accepts"]["words"][name] for name in ("low", "high")]
-    assert bounds == approx([0, 3.689 / 0.05], rel=1e-3)
+    assert bounds == approx([0, 3.689 / 0.05], rel=1e-3)  # none in 0.05 h
     missed = found["missed"]["between words"]
     assert [missed[n] for n in ("count", "words", "share")] == approx([5, 15, 1 / 3])
     assert missed["low"] < 1 / 3 < missed["high"] and found["again"] == 5
@@ -103,9 +102,8 @@ def test_a_curve_has_one_threshold_for_all_folds(scripted):
 
 
 def test_talk_too_short_for_keywords_is_no_row(scripted):
-    spoken = {"between words": script(20, [10], words=[[10, 10.6]])}
-    found = scripted({"talk": script(2, [])}, spoken | {"10 dB over speech": script(2, [])})
-    assert set(found["missed"]) == {"between words"}
+    spoken = {"between words": script(20, [10], words=[[10, 10.6]]), "over": script(2, [])}
+    assert set(scripted({"talk": script(2, [])}, spoken)["missed"]) == {"between words"}
 
 
 def test_detectors_are_chosen_on_talk_that_the_fold_is_not_judged_on(e, monkeypatch):
@@ -125,8 +123,7 @@ def test_detectors_are_chosen_on_talk_that_the_fold_is_not_judged_on(e, monkeypa
 
 
 def test_the_smoothing_that_misses_fewest_is_chosen(e, monkeypatch):
-    """Talk has bursts of one step at 0.9, the word is five steps of 0.6. The mean over two steps is
-    the first to tell them apart."""
+    """Bursts of one step at 0.9, a word of five at 0.6: the mean over two tells them apart."""
     burst, word = np.zeros(7 * 16000, np.int16), script(40, [], words=[[10, 10.6]])
     burst[6400::12800], word.samples[10 * 16000 : 10 * 16000 + 6400] = 900, 600
     monkeypatch.setitem(e.__dict__, "talk_groups", [{"s": burst}] * 5)
@@ -155,8 +152,7 @@ def test_results_and_detectors_are_kept(e):
     found = judging.judge(e, STUDENT)
     path = e.run.folder / "streams" / "student3.json"
     assert json.loads(path.read_text()) == found == e.run.streams(STUDENT)
-    assert set(found["missed"]) == {"between words", *(f"{n} dB over speech" for n in (20, 10, 5))}
-    assert found["missed"]["between words"]["words"] == e.labels.sum()
+    assert found["missed"]["between words"]["words"] == e.labels.sum() and len(found["missed"]) == 4
     seconds = 3600 * sum(each["hours"] for each in found["false_accepts"].values())
     assert seconds == approx(2 * (35 + 2) + 96 + 5 * 18)  # read speech twice, words, noise
     for fold, values in enumerate(found["detectors"]):
@@ -164,35 +160,28 @@ def test_results_and_detectors_are_kept(e):
         assert detector == Detector(**values)
 
 
-def test_offline_is_what_the_engine_scores(e):
-    samples = judging.demo(e).samples[: 16000 * 5]
-    times, probabilities = judging.offline(e.load(STUDENT), samples)
+def test_offline_is_what_the_engine_scores_and_carried_at_the_first_second_alone(e):
+    model, samples = e.load(STUDENT), judging.demo(e).samples[: 16000 * 5]
+    times, probabilities = judging.offline(model, samples)
     engine = streaming.Stream.load(e.run.checkpoint(STUDENT)).score(samples)
-    assert engine.shape == (len(times), 2)
+    assert engine.shape == (len(times), 2) and np.ptp(probabilities) > 1e-3
     np.testing.assert_allclose(times, engine[:, 0], atol=1e-9)
     np.testing.assert_allclose(probabilities, engine[:, 1], atol=1e-5)  # sums in another order
-    assert np.ptp(probabilities) > 1e-3
-
-
-def test_carried_is_offline_at_the_first_full_second_and_differs_later(e):
-    model, samples = e.load(STUDENT), judging.demo(e).samples[: 16000 * 5]
-    windows, carried = judging.offline(model, samples), judging.carried(model, samples)
-    first = len(carried[0]) - len(windows[0])
-    np.testing.assert_allclose(carried[0][first:], windows[0], atol=1e-9)
-    apart = np.abs(carried[1][first:] - windows[1])
+    carried = np.stack(judging.carried(model, samples))[:, -len(times) :]
+    np.testing.assert_allclose(carried[0], times, atol=1e-9)
+    apart = np.abs(carried[1] - probabilities)
     assert apart[0] < 1e-6 and apart[1:].max() > 1e-4
 
 
 def test_the_keyword_stands_in_the_middle_of_a_demo(e):
     demo = judging.demo(e, fold=1)
-    names, starts = zip(*demo.words, strict=True)
-    assert names.count("sheila") == 1 and names[14] == "sheila" and starts == tuple(range(29))
+    assert [second for name, second in demo.words if name == "sheila"] == [14] == [demo.start_s]
     clip = demo.samples[round(demo.start_s * 16000) : round(demo.end_s * 16000)]
     assert any(np.array_equal(clip, e.corpus.clips[n]) for n in e.folds[1].test)
 
 
 def test_plateaus_by_hand(e, monkeypatch):
-    """Over any threshold until 15.2 and 15.9 s: 0.2 and 0.9 s after the keyword's clip."""
+    """Over any threshold until 15.2 and 15.9 s; the keyword's clip ends at 15."""
     times = np.arange(0, 29, 0.1)
     for name, end in (("offline", 15.15), ("carried", 15.85)):
         monkeypatch.setattr(judging, name, lambda *_, end=end: (times, (times < end) * 1.0))

@@ -3,7 +3,6 @@
 import json
 import re
 import subprocess
-import sys
 import threading
 
 import numpy as np
@@ -14,7 +13,8 @@ from kwslib.architecture import Setting
 from kwslib.files import FileError
 from kwslib.runs import MissingStageError, ParameterError, Parameters, Run
 
-BASELINE, STUDENT = Setting("baseline"), Setting("student3", "int8-static")
+BASELINE, CONTROL = Setting("baseline"), Setting("student3", "labels")
+STUDENT = Setting("student3", "int8-static")
 
 
 @pytest.fixture(autouse=True)
@@ -30,43 +30,36 @@ def run():
 
 def write_results(run):
     """Metrics and scores as an experiment writes them, of three settings, each smaller."""
-    for place, setting in enumerate((BASELINE, Setting("student3", "labels"), STUDENT)):
-        cost = {"parameters": 70, "file_bytes": 100_000 if not place else 10_000 // place}
+    for setting, file_bytes in ((BASELINE, 100_000), (CONTROL, 10_000), (STUDENT, 5_000)):
+        cost = {"parameters": 70, "file_bytes": file_bytes}
         cost |= {"network_macs": 933_808, "path_macs": 1_404_670}
         versus = {"missed": [1.5, 0.5, None], "verdict": "cannot tell", "network_macs": 12.7}
-        versus |= {"file_bytes": 100_000 / cost["file_bytes"], "path_macs": 2.6}
+        versus |= {"file_bytes": 100_000 / file_bytes, "path_macs": 2.6}
         quality = {"missed": [0.05, 0.02, 0.1], "one_minus_auc": [0.01, None, None]}
         quality |= {"clips": 2, "positives": 1, "speakers": 2, "au_fa_fr": 1e-4}
         values = {"setting": str(setting), "quality": quality, "cost": cost}
         run.write_metrics(setting, values | {"versus_baseline": versus})
-        ids = np.array(["cat/a_nohash_0", "sheila/b_nohash_1"])
-        run.write_scores(setting, ids, np.array([0, 1]), np.array([0, 0]), np.array([1e-9, 1 / 3]))
+        run.write_scores(setting, ["cat/a_nohash_0", "sheila/b_nohash_1"], [0, 1], [0, 0],
+                         [1e-9, 1 / 3])  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    "name, value, allowed",
+    "name, allowed, values",
     [
-        ("corpus", 5, "text"),
-        ("corpus", " ", "text"),
-        ("keyword", None, "text"),
-        ("keyword", "../up", "a word"),
-        ("keyword", "a\nb", "a word"),
-        ("talk", "", "None or a folder"),
-        ("profile", "fast", "smoke, quick, full"),
-        ("split", "words", "speaker, folds, utterance"),
-        ("seed", "0", "from 0 to 2**31 - 1"),
-        ("seed", 1.0, "from 0 to 2**31 - 1"),
-        ("seed", True, "from 0 to 2**31 - 1"),
-        ("seed", -1, "from 0 to 2**31 - 1"),
-        ("run", 7, "None, a name, or the path"),
-        ("run", "..", "None, a name, or the path"),
+        ("corpus", "text", [5, " "]),
+        ("keyword", "a word", [None, "", "../up", "a\nb", ".a"]),
+        ("talk", "None or a folder", [""]),
+        ("profile", "smoke, quick, full", ["fast", []]),
+        ("split", "speaker, folds, utterance", ["words"]),
+        ("seed", "from 0 to 2**31 - 1", ["0", 1.0, True, -1]),
+        ("run", "None, a name, or the path", [7, ".."]),
     ],
 )
-def test_a_wrong_parameter_names_what_is_allowed(name, value, allowed):
-    with pytest.raises(ParameterError) as caught:
-        Parameters(**{name: value})
-    assert f"{name} is {value!r}" in str(caught.value) and allowed in str(caught.value)
-    assert "\n" not in str(caught.value)
+def test_a_wrong_parameter_names_what_is_allowed(name, allowed, values):
+    for value in values:
+        with pytest.raises(ParameterError) as caught:
+            Parameters(**{name: value})
+        assert f"{name} is {value!r}" in str(caught.value) and allowed in str(caught.value)
 
 
 def test_a_keyword_is_composed_and_stripped():
@@ -95,6 +88,7 @@ def test_the_commit_has_a_plus_where_the_code_is_not_its_own(tmp_path):
     who = ["-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
     (tmp_path / "kwslib").mkdir()
     (tmp_path / "kwslib" / "a.py").write_text("1\n")
+    assert runs.commit(tmp_path) is None
     for command in (["init", "-q"], ["add", "."], [*who, "commit", "-qm", "a"]):
         subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
     (tmp_path / "page.html").write_text("made by a run")
@@ -107,7 +101,7 @@ def test_the_commit_has_a_plus_where_the_code_is_not_its_own(tmp_path):
 def test_the_folder_of_another_run_is_refused(run):
     run.write(corpus_digest="abc")
     assert Run(Parameters(run="mine")).read()["corpus_digest"] == "abc"
-    with pytest.raises(ParameterError, match="seed 0, not 1"):
+    with pytest.raises(ParameterError, match=r"another run, .*'seed': 0"):
         Run(Parameters(run="mine", seed=1))
     (run.folder / "run.json").write_text('{"parameters": ')
     with pytest.raises(FileError, match="move it away"):
@@ -115,7 +109,6 @@ def test_the_folder_of_another_run_is_refused(run):
 
 
 def test_of_two_new_runs_of_one_name_one_is_refused():
-    """Whichever comes first wins; the other is refused, whole."""
     made, refused = [], []
 
     def make(seed):
@@ -125,38 +118,25 @@ def test_of_two_new_runs_of_one_name_one_is_refused():
             refused.append(seed)
 
     threads = [threading.Thread(target=make, args=(seed,)) for seed in range(4)]
-    for step in ("start", "join"):
-        for thread in threads:
-            getattr(thread, step)()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     assert len(made) == 1 and len(refused) == 3
     assert made[0].read()["parameters"] == made[0].parameters.named()
 
 
-def test_a_run_is_held_by_one_process(run):
-    attempt = "import sys; from kwslib.runs import *\n"
-    attempt += "with Run(Parameters(run=sys.argv[1])).locked(): print('held')"
-    command = [sys.executable, "-c", attempt, str(run.folder)]
+def test_a_run_is_held_once(run):
+    with run.locked(), pytest.raises(ParameterError, match="another report"), run.locked():
+        pass
     with run.locked():
-        assert "another report" in subprocess.run(command, capture_output=True, text=True).stderr
-    assert subprocess.run(command, capture_output=True, text=True).stdout == "held\n"
+        assert run.measured() == []
 
 
-def test_what_a_killed_write_left_is_swept_and_foreign_files_stay(run):
-    (run.folder / "metrics").mkdir()
-    left = run.folder / "metrics" / ".baseline.json.1.unfinished"
-    notes = run.folder / "metrics" / "notes.json"
-    for path in (left, notes):
-        path.write_text("x")
-    with run.locked():
-        assert notes.exists() and not left.exists() and run.measured() == []
-
-
-def test_a_place_that_cannot_be_written_names_the_variable(tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("")
-    monkeypatch.setattr(runs, "REPORTS", tmp_path / "file")
-    with pytest.raises(ParameterError, match="KWS_REPORTS") as caught:
+def test_a_place_that_cannot_be_written_names_the_variable(reports):
+    reports.write_text("a file")
+    with pytest.raises(ParameterError, match="KWS_REPORTS"):
         Run(Parameters(run="mine"))
-    assert "\n" not in str(caught.value)
 
 
 def test_what_is_not_there_says_how_to_make_it(run):
@@ -173,25 +153,15 @@ def test_results_come_back_exactly(run):
     found = run.scores(STUDENT)
     assert found["ids"].tolist() == ["cat/a_nohash_0", "sheila/b_nohash_1"]
     assert found["probabilities"].tolist() == [1e-9, 1 / 3] and found["folds"].tolist() == [0, 0]
-    assert [str(s) for s in run.measured()] == [
-        "baseline",
-        "student3-labels",
-        "student3-int8-static",
-    ]
+    assert run.measured() == [BASELINE, CONTROL, STUDENT]
     row = run.table(run.measured()).loc["student3-int8-static"]
-    assert (row["missed"], row["missed_low"], row["smaller"], row["verdict"]) == (
-        0.05,
-        0.02,
-        20,
-        "cannot tell",
-    )
+    assert row[["missed", "missed_low", "smaller"]].tolist() == [0.05, 0.02, 20]
     assert np.isnan(row["missed_ratio_high"]) and row["fewer_path"] == 2.6
 
 
 @pytest.mark.parametrize("content", ["", "null", "[]", "{}", '{"setting": "student1"}', None])
 def test_damaged_results_are_one_line_with_file_and_command(run, content):
     write_results(run)
-    run.write_history(BASELINE, 0, [{"epoch": 1}])
     for kind, suffix, read in (("metrics", "json", run.metrics), ("scores", "npz", run.scores)):
         path = run.path(kind, BASELINE, suffix)
         whole = path.read_bytes()

@@ -1,8 +1,7 @@
-"""The stream against the network offline, in torch; and the parts of its step against torch's."""
+"""The stream against the network offline, in torch."""
 
 import copy
 import json
-import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -35,11 +34,6 @@ def recording():
     return np.round(32767 * (audio + generator.normal(0, 0.001, len(audio)))).astype(np.int16)
 
 
-@pytest.fixture(scope="module")
-def waveform(recording):
-    return recording.astype(np.float32) / 32768
-
-
 @pytest.fixture(scope="module", params=["student3", "baseline"])
 def network(request, tmp_path_factory):
     """A network with random weights, far enough from zero for its probabilities to vary."""
@@ -69,11 +63,10 @@ def as_floats(path):
     return model
 
 
-def offline(model, waveform):
-    """(windows, 2) seconds and probability of a window every step, in torch."""
+def offline(model, samples):
+    """(windows, 2) seconds and probability of a window every step of int16 samples, in torch."""
     a = model.architecture
-    waveforms = torch.from_numpy(waveform)[None]
-    log_mels = features.log_mel(features.mel_power(waveforms, a.front_end), a.front_end)
+    log_mels = features.log_mel_of(samples[None], a.front_end)
     with torch.inference_mode():
         probabilities = torch.softmax(model.windows(log_mels)[0].double(), 1)[:, 1].numpy()
     frames = (np.arange(len(probabilities)) + a.steps - 1) * a.stride[1] + a.kernel[1] - 1
@@ -84,11 +77,11 @@ def feed(stream, pieces):
     return np.concatenate([*(stream.feed(piece) for piece in pieces), stream.flush()])
 
 
-def test_streaming_equals_offline_in_pieces_of_any_size(network, stream, waveform):
-    wanted, rows = offline(network.model, waveform), stream.score(waveform)
+def test_streaming_equals_offline_in_pieces_of_any_size(network, stream, recording):
+    wanted, rows = offline(network.model, recording), stream.score(recording)
     assert np.ptp(wanted[:, 1]) > 0.01  # there is something to agree on
     np.testing.assert_allclose(rows, wanted, atol=CLOSE, strict=True)
-    assert all(np.array_equal(stream.score(waveform, n), rows) for n in (7, 5000))
+    assert all(np.array_equal(stream.score(recording, n), rows) for n in (7, 5000))
 
 
 @pytest.fixture(scope="module")
@@ -99,28 +92,28 @@ def speech():
 
 @pytest.mark.parametrize("path", RELEASED, ids=lambda path: path.stem)
 def test_every_released_checkpoint_streams_speech_as_offline(path, speech):
-    wanted = offline(as_floats(path), speech.astype(np.float32) / 32768)
+    wanted = offline(as_floats(path), speech)
     np.testing.assert_allclose(Stream.load(path).score(speech), wanted, atol=CLOSE)
 
 
-def test_streaming_without_memory_differs(stream, waveform):
+def test_streaming_without_memory_differs(stream, recording):
     """The control: were this equal, the test above would prove nothing."""
-    whole = stream.score(waveform)
+    whole = stream.score(recording)
     stream.reset()
-    first, forgetful = stream.feed(waveform[:18000]), stream.state
+    first, forgetful = stream.feed(recording[:18000]), stream.state
     forgetful.sums[:] = 1
     stream.state = forgetful
-    rows = np.concatenate([first, feed(stream, [waveform[18000:]])])
+    rows = np.concatenate([first, feed(stream, [recording[18000:]])])
     assert rows.shape == whole.shape
     assert np.abs(rows[:, 1] - whole[:, 1]).max() > CLOSE
 
 
 @pytest.mark.parametrize("samples", [0, 1, 200, 201, 16000, 16159, 16160, 20001])
-def test_flush_completes_as_many_windows_as_offline(network, stream, waveform, samples):
-    rows = stream.score(waveform[:samples])
+def test_flush_completes_as_many_windows_as_offline(network, stream, recording, samples):
+    rows = stream.score(recording[:samples])
     assert len(rows) == max(0, (samples // 160 + 1 - 101) // 8 + 1)
     if len(rows):
-        np.testing.assert_allclose(rows, offline(network.model, waveform[:samples]), atol=CLOSE)
+        np.testing.assert_allclose(rows, offline(network.model, recording[:samples]), atol=CLOSE)
 
 
 @settings(max_examples=15)
@@ -133,16 +126,15 @@ def test_any_cut_gives_the_same_bits(network, recording, places):
 
 
 @pytest.mark.parametrize("samples", [100, 17000])
-def test_a_saved_state_goes_on_where_it_was(network, stream, waveform, tmp_path, samples):
+def test_a_saved_state_goes_on_where_it_was(network, stream, recording, tmp_path, samples):
     """So does a copy of the stream."""
-    stream.feed(waveform[:samples])
+    stream.feed(recording[:samples])
     np.savez(tmp_path / "state.npz", **vars(stream.state))
     others = [copy.copy(stream), copy.deepcopy(stream), Stream.load(network.path)]
     with np.load(tmp_path / "state.npz", allow_pickle=False) as kept:
         others[2].state = State(**kept)
-    rest = feed(stream, [waveform[samples:]])
-    assert all(np.array_equal(feed(other, [waveform[samples:]]), rest) for other in others)
-    assert len(rest)
+    rest = feed(stream, [recording[samples:]])
+    assert all(np.array_equal(feed(other, [recording[samples:]]), rest) for other in others)
 
 
 def test_a_state_knows_its_network(network, stream):
@@ -151,33 +143,24 @@ def test_a_state_knows_its_network(network, stream):
     other = Stream(size, weights_of(models.build(size, seed=4)))
     with pytest.raises(ValueError, match="belongs to another"):
         stream.state = other.state
-    for wrong in (None, vars(stream.state)):
-        with pytest.raises(ValueError, match=r"is what Stream\.state gives, not"):
-            stream.state = wrong
+    with pytest.raises(ValueError, match=r"is what Stream\.state gives, not NoneType"):
+        stream.state = None
     cut = stream.state
     cut.frames = cut.frames[:-1]
     with pytest.raises(ValueError, match="not a state of this network"):
         stream.state = cut
 
 
-def test_after_flush_a_stream_waits_for_reset_or_skip(stream, waveform):
-    stream.score(waveform)
-    for go_on in (stream.flush, lambda: stream.feed(waveform)):
+def test_after_flush_and_a_gap_a_stream_starts_afresh_at_the_right_time(stream, recording):
+    fresh = stream.score(recording)
+    for go_on in (stream.flush, lambda: stream.feed(recording)):
         with pytest.raises(ValueError, match="flushed; reset it, or skip"):
             go_on()
-    stream.skip(0)
-    assert len(stream.feed(waveform))
-
-
-def test_after_a_gap_a_stream_starts_afresh_at_the_right_time(stream, waveform):
-    fresh = stream.score(waveform)
     stream.reset()
-    stream.feed(waveform[:7777])
+    stream.feed(recording[:7777])
     stream.skip(8223)
     assert stream.position_s == 1.0
-    later = feed(stream, [waveform])
-    np.testing.assert_allclose(later, fresh + np.array([1, 0]), atol=1e-9)
-    assert stream.position_s == 1 + len(waveform) / 16000
+    np.testing.assert_allclose(feed(stream, [recording]), fresh + np.array([1, 0]), atol=1e-9)
     with pytest.raises(ValueError, match="must not be negative"):
         stream.skip(-1)
 
@@ -194,10 +177,8 @@ def test_int16_and_float_agree(stream, recording, dtype):
     [
         (np.zeros((2, 400), np.float32), r"float32 \(2, 400\), not"),
         (np.float32(0), r"float32 \(\), not"),
-        *(
-            (np.zeros(400, dtype), "int16 or float")
-            for dtype in (np.int32, np.uint8, bool, complex)
-        ),
+        (np.zeros(400, np.int32), "int16 or float"),
+        (np.zeros(400, complex), "int16 or float"),
         (np.float32([0, 32768]), "is 32768; full scale is 1"),  # fault 19
         (np.float64([0, np.nan, -1.6]), "is 1.6; full scale is 1"),
     ],
@@ -208,39 +189,35 @@ def test_other_input_is_refused_and_not_heard(stream, samples, complaint):
     assert stream.position_s == 0
 
 
-def test_a_broken_sample_is_silence_and_overshoot_is_cut(stream, waveform):
-    broken, wanted = waveform.copy(), waveform.copy()
+def test_a_broken_sample_is_silence_and_overshoot_is_cut(stream, recording):
+    broken, wanted = recording / 32768, recording / 32768
     broken[5000:5005] = np.nan, np.inf, -np.inf, 1.2, -1.4
     wanted[5000:5005] = 0, 0, 0, 1, -1
     assert np.array_equal(stream.score(broken), stream.score(wanted))
 
 
-def test_what_is_older_than_a_second_leaves_no_trace(stream, waveform):
+def test_what_is_older_than_a_second_leaves_no_trace(stream, recording):
     """To the bit, so that no error can build up over hours."""
-    alone = stream.score(waveform)
+    alone = stream.score(recording)
     stream.reset()
     stream.feed(np.full(22 * 1280, np.nan, np.float32))  # a window keeps its place every 11 steps
-    after = feed(stream, [waveform])
+    after = feed(stream, [recording])
     # the first window that holds no frame of before, save the reflected start's
     assert np.array_equal(after[-5:, 1], alone[-5:, 1])
 
 
-def test_a_minute_is_exact_and_needs_no_more_memory(stream):
-    half, sizes = np.random.default_rng(0).normal(0, 3000, 480_000).astype(np.int16), set()
-    for end_s in (30, 60):
-        rows = stream.feed(half)
-        sizes.add(len(pickle.dumps(stream.state)) // 100)
-        assert stream.position_s == end_s and end_s - 0.2 < rows[-1, 0] < end_s
-    np.testing.assert_allclose(np.diff(rows[:, 0]), 0.08, atol=1e-9)
-    assert len(sizes) == 1
+def test_times_are_exact_after_a_minute(stream):
+    rows = stream.feed(np.zeros(960_000, np.int16))
+    np.testing.assert_allclose(rows[:, 0], 0.99 + 0.08 * np.arange(len(rows)), atol=1e-9)
+    assert stream.position_s == 60 and 59.8 < rows[-1, 0] < 60
 
 
-def test_an_int8_checkpoint_streams_with_its_weights_as_floats(network, waveform, tmp_path):
+def test_an_int8_checkpoint_streams_with_its_weights_as_floats(network, recording, tmp_path):
     path = tmp_path / "q.safetensors"
     quantization.save(path, quantization.quantize_dynamic(network.model))
-    streamed = Stream.load(path).score(waveform)
-    np.testing.assert_allclose(streamed, offline(as_floats(path), waveform), atol=CLOSE)
-    assert not np.array_equal(streamed, network.stream.score(waveform))  # weights are rounded
+    streamed = Stream.load(path).score(recording)
+    np.testing.assert_allclose(streamed, offline(as_floats(path), recording), atol=CLOSE)
+    assert not np.array_equal(streamed, network.stream.score(recording))  # weights are rounded
 
 
 def test_streaming_does_not_import_torch():
@@ -249,14 +226,14 @@ def test_streaming_does_not_import_torch():
 
 
 @pytest.mark.parametrize("depth, window_samples", [(1, 400), (3, 401), (5, 400)])
-def test_rare_architectures_stream_as_offline_too(waveform, depth, window_samples):
+def test_rare_architectures_stream_as_offline_too(recording, depth, window_samples):
     """A ceiling that audio reaches, large energies, an odd window."""
     front_end = FrontEnd(ceiling=0.5, window_samples=window_samples, centre=0.0, spread=1.0)
     size = Architecture(channels=2, hidden=6, layers=depth, kernel=(4, 11), front_end=front_end)
     model = models.build(size, 1).eval()
     model.attention[2].weight.data *= 300  # a softmax over some 100 turns 1e-7 into 1e-5
-    rows = Stream(size, weights_of(model)).score(waveform)
-    np.testing.assert_allclose(rows, offline(model, waveform), atol=1e-4)
+    rows = Stream(size, weights_of(model)).score(recording)
+    np.testing.assert_allclose(rows, offline(model, recording), atol=1e-4)
 
 
 def test_what_cannot_be_streamed_is_refused(tmp_path):

@@ -5,14 +5,17 @@ import numpy as np
 import pytest
 import torch
 
-from kwslib import data, models, tracks, training, windows
-from kwslib.architecture import ARCHITECTURES, SETTINGS, Architecture, Setting
+from kwslib import data, models, training, windows
+from kwslib.architecture import ARCHITECTURES, SETTINGS, Architecture
 from kwslib.training import Batches, Recipe, distillation_loss
 
 SMALL = Architecture(channels=2, hidden=4)
 SHORT = Recipe(epochs=3, epoch_steps=3, batch_size=16)
 DISTILLED = replace(SHORT, temperature=4.0, label_share=0.5)
+TEACHER = models.build(Architecture(channels=2, hidden=6), seed=9).eval()
 TRAINED = [setting for setting in SETTINGS if not setting.int8]
+STARTS = {"baseline-stream": "baseline", "student3-stream": "student3"}
+TEACHERS = {f"student{n}": "baseline" for n in (1, 2, 3)} | {"student3-stream": "baseline-stream"}
 
 
 class KilledError(Exception):
@@ -27,8 +30,8 @@ def batches_of(corpus, recipe=SHORT, pool=None):
 
 @pytest.fixture
 def fit(corpus, tmp_path):
-    """Trains the small network on the tiny corpus, as one process after another would: all is made
-    anew but the resume file of a name. Returns weights, history without seconds, and steps made."""
+    """Trains a small network, as one process after another would: only the resume file of a name
+    stays. Returns weights, history without seconds, and the steps that were made."""
 
     def fit(recipe=SHORT, seed=0, name="a", fail_at=None, model=None, inputs=(), **options):
         model, batches, steps = model or models.build(SMALL, seed), batches_of(corpus, recipe), []
@@ -55,9 +58,6 @@ def same(one, two):
     return torch.equal(one[0], two[0]) and one[1] == two[1]
 
 
-TEACHER = models.build(Architecture(channels=2, hidden=6), seed=9).eval()
-
-
 def test_a_training_repeats_and_leaves_the_global_generator_alone(fit):
     before, rows = torch.random.get_rng_state(), []
     first, again, another = fit(progress=rows.append), fit(name="b"), fit(seed=1, name="c")
@@ -78,20 +78,14 @@ def test_a_training_killed_at_any_step_ends_as_if_left_alone(fit, options, step)
 
 
 def test_an_unfinished_training_of_other_inputs_is_not_gone_on_with(fit, monkeypatch):
-    names = iter("abcdefg")
-
-    def first_step(**options):
-        name = next(names)
-        kill(fit, 6, name=name)
-        return fit(name=name, **options)[2][0]
-
-    assert first_step() == 6  # the control
-    assert first_step(inputs={"corpus": "another"}) == 0
-    assert first_step(recipe=replace(SHORT, rate=1e-3)) == first_step(seed=1) == 0
-    assert first_step(recipe=DISTILLED, teacher=TEACHER) == 0
-    kill(fit, 6, name="x")
-    monkeypatch.setattr(training, "RECIPE_VERSION", training.RECIPE_VERSION + 1)
-    assert fit(name="x")[2][0] == 0
+    taught = {"recipe": DISTILLED, "teacher": TEACHER}
+    others = [{"inputs": {"corpus": "another"}}, {"recipe": replace(SHORT, rate=1e-3)}, {"seed": 1}]
+    for number, other in enumerate([{}, *others, taught, {}]):
+        kill(fit, 6, name=str(number))
+        if number == 5:
+            monkeypatch.setattr(training, "RECIPE_VERSION", training.RECIPE_VERSION + 1)
+        first_step = fit(name=str(number), **other)[2][0]
+        assert first_step == (0 if number else 6)
 
 
 @pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b[:999], lambda b: b"no" + b[2:]])
@@ -104,9 +98,8 @@ def test_a_damaged_resume_file_starts_afresh(fit, tmp_path, damage):
 
 def test_a_step_is_adam_s_by_hand(fit, corpus):
     """It moves a weight by rate * g / (|g| + 1e-8); g: gradient, cut, plus decay times weight."""
-    still = Architecture(channels=2, hidden=4, dropout=0.0)
     recipe = Recipe(1, 1, batch_size=16, rate=1.0, weight_decay=0.1, clip_norm=0.01)
-    model, expected = models.build(still, 0), models.build(still, 0)
+    model, expected = (models.build(replace(SMALL, dropout=0.0), 0) for _ in range(2))
     fit(recipe, model=model)
     log_mels, labels = batches_of(corpus, recipe).draw(0, 0)
     torch.nn.functional.cross_entropy(expected(log_mels), labels).backward()
@@ -117,41 +110,35 @@ def test_a_step_is_adam_s_by_hand(fit, corpus):
         torch.testing.assert_close(after.detach(), wanted, rtol=0, atol=1e-5)  # of a step of 0.04
 
 
-def test_training_learns(fit, corpus):
+def test_training_learns_and_scores_do_not_depend_on_the_batch(fit, corpus):
     recipe = Recipe(epochs=2, epoch_steps=40, batch_size=32, rate=1e-2)
     model, labels = models.build(ARCHITECTURES["student2"], 1), corpus.labels("sheila")
     fit(recipe, model=model)
-    scores = training.probabilities(model, batches_of(corpus).clips, np.arange(120))
-    assert scores[labels == 1].mean() > scores[labels == 0].mean() + 0.3
+    pool, clips = batches_of(corpus).clips, np.arange(120)
+    one, many = (training.probabilities(model, pool, clips, size) for size in (1, 512))
+    np.testing.assert_allclose(one, many, atol=1e-6)  # float32 sums in another order
+    assert many[labels == 1].mean() > many[labels == 0].mean() + 0.3
 
 
 def test_equal_seed_and_step_give_equal_batches(corpus):
     batches = batches_of(corpus)
     one, again = batches.draw(3, seed=0), batches_of(corpus).draw(3, seed=0)
-    assert torch.equal(one[0], again[0]) and torch.equal(one[1], again[1])
+    assert all(torch.equal(*pair) for pair in zip(one, again, strict=True))
     assert not any(torch.equal(one[0], batches.draw(*other)[0]) for other in ((4, 0), (3, 1)))
 
 
 def test_windows_stand_behind_the_clips_of_a_batch(corpus):
-    keyword, others = (np.flatnonzero(corpus.labels("sheila") == n) for n in (1, 0))
-    spans = np.tile([2000, 14000], (120, 1))
-    pool = windows.TrackPool(tracks.Material(corpus.clips, spans, keyword, others), SMALL, 1, 0)
-    log_mels, labels = batches_of(corpus, replace(SHORT, windows=8, tracks=1), pool).draw(0, 0)
-    alone, of_clips = batches_of(corpus).draw(0, 0)
-    assert log_mels.shape == (24, 40, 101) and torch.equal(log_mels[:16], alone)
-    assert torch.equal(labels[:16], of_clips) and labels[16:].tolist() == [0] * 6 + [1] * 2
+    ones = torch.ones(8, 40, 101), torch.ones(8, dtype=torch.int64)
+    pool = SimpleNamespace(draw=lambda count, generator: ones if count == 8 else None)
+    batches = batches_of(corpus, replace(SHORT, windows=8), pool)
+    (log_mels, labels), (alone, of_clips) = batches.draw(0, 0), batches_of(corpus).draw(0, 0)
+    assert torch.equal(log_mels, torch.cat([alone, ones[0]]))
+    assert labels.tolist() == of_clips.tolist() + [1] * 8
 
 
 def test_the_last_steps_are_not_masked():
-    recipe = replace(SHORT, unmasked=0.3)  # 9 steps, the last 2.7
-    assert [recipe.is_masked(step) for step in range(9)] == [True] * 7 + [False] * 2
-
-
-def test_probabilities_do_not_depend_on_the_batch(corpus):
-    model, pool, clips = models.build(SMALL, 0), batches_of(corpus).clips, np.array([7, 3, 110])
-    one, many = (training.probabilities(model, pool, clips, size) for size in (1, 512))
-    assert one.shape == many.shape == (3,) and many.dtype == np.float64
-    np.testing.assert_allclose(one, many, atol=1e-6)  # float32 sums in another order
+    masked = [replace(SHORT, unmasked=0.3).is_masked(step) for step in range(9)]
+    assert masked == [True] * 7 + [False] * 2  # 30 % are 2.7 steps
 
 
 @pytest.mark.parametrize("temperature", [1.0, 10.0, 30.0])
@@ -179,15 +166,15 @@ def test_the_loss_is_shared_between_labels_and_the_teacher():
     divergence = distillation_loss(model(log_mels), TEACHER(log_mels), 4.0)
     loss = training.batch_loss(model, log_mels, labels, recipe, TEACHER)
     torch.testing.assert_close(loss, 0.25 * entropy + 0.75 * divergence)
-    torch.testing.assert_close(training.batch_loss(model, log_mels, labels, SHORT, None), entropy)
+    assert training.batch_loss(model, log_mels, labels, SHORT, None) == entropy
     loss.backward()
     assert all(parameter.grad is None for parameter in TEACHER.parameters())
 
 
-@pytest.mark.parametrize("recipe, teacher", [(SHORT, TEACHER), (DISTILLED, None)])
-def test_a_teacher_and_a_temperature_go_together(fit, recipe, teacher):
-    with pytest.raises(ValueError, match="together"):
-        fit(recipe, teacher=teacher)
+def test_a_teacher_and_a_temperature_go_together(fit):
+    for recipe, teacher in ((SHORT, TEACHER), (DISTILLED, None)):
+        with pytest.raises(ValueError, match="together"):
+            fit(recipe, teacher=teacher)
 
 
 def test_the_rate_rises_and_falls_by_half_a_cosine():
@@ -209,15 +196,10 @@ def test_recipes_follow_the_study(profile):
         if setting.is_control:
             taught = replace(recipes[setting.network], temperature=None, label_share=1.0)
             assert is_alone and recipe == taught  # nothing else differs
-    of_baseline = training.recipe_of(Setting("baseline"), "full")
-    assert (of_baseline.epoch_steps, of_baseline.batch_size) == (405, 128)
-    assert recipes["baseline"].steps < 20 or profile != "smoke"
+    if profile == "full":
+        assert (recipes["baseline"].epoch_steps, recipes["baseline"].batch_size) == (405, 128)
 
 
 def test_who_teaches_and_where_a_training_starts():
-    starts = {str(each): str(training.start_of(each)) for each in TRAINED if each.is_stream}
-    assert starts == {"baseline-stream": "baseline", "student3-stream": "student3"}
-    teachers = {str(each): str(training.teacher_of(each)) for each in TRAINED}
-    taught = {name: teacher for name, teacher in teachers.items() if teacher != "None"}
-    of_clips = dict.fromkeys(("student1", "student2", "student3"), "baseline")
-    assert taught == of_clips | {"student3-stream": "baseline-stream"}
+    for of, wanted in ((training.start_of, STARTS), (training.teacher_of, TEACHERS)):
+        assert {str(each): str(of(each)) for each in TRAINED if of(each)} == wanted

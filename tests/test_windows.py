@@ -22,13 +22,11 @@ def labels(words, fragments=NONE):
 def test_a_window_is_labelled_by_what_it_holds_of_the_keyword():
     """A word from 2.01 to 2.41 s: the keyword where all is inside, no label from a fifth on."""
     found = labels([2.01, 2.41])
-    assert found.shape == STOP.shape
     assert np.array_equal(found == 1, (STOP >= 2.41 - 1e-9) & (START <= 2.01 + 1e-9))
     inside = np.clip(np.minimum(STOP, 2.41) - np.maximum(START, 2.01), 0, None)
     assert np.array_equal(found == 0, inside < 0.2 * 0.4)
-    assert [np.sum(found == value) for value in (1, -1)] == [8, 8]  # 0.59 s and 2 times 0.32 s
     beside = labels([[2.01, 2.41], [2.7, 3.1]])  # part of another takes nothing away
-    assert np.all(beside[found == 1] == 1) and np.sum(beside == 1) > 8
+    assert np.all(beside[found == 1] == 1) and np.sum(beside == 1) > np.sum(found == 1) == 8
     assert not labels(NONE).any()
 
 
@@ -37,7 +35,7 @@ def test_a_fragment_is_another_word_where_the_window_goes_on_around_it():
     found = labels(NONE, [[2.0, 2.2]])
     near = [(edge > 1.9) & (edge < 2.3) for edge in (STOP, START)]
     assert np.array_equal(found == -1, near[0] | near[1])
-    assert np.any((found == 0) & (STOP > 2.3) & (STOP < 2.8))  # the fragment is inside
+    assert not found[(STOP > 2.3) & (START < 1.9)].any()  # the fragment is inside
     assert np.sum(labels([2.2, 2.6], [[2.0, 2.2]]) == 1) == np.sum(labels([2.2, 2.6]) == 1)
 
 
@@ -61,7 +59,6 @@ def test_clips_as_they_are_do_not_depend_on_what_was_computed_before(pool, corpu
     pool.augmented(np.array([5, 23, 5, 0]), generator(), is_masked=True)
     wanted = features.log_mel_of(corpus.clips[::5], FRONT_END)
     assert torch.equal(pool.log_mels(ALL), wanted)
-    assert torch.equal(pool.log_mels(ALL[::-3].copy()), wanted[ALL[::-3].copy()])
 
 
 @pytest.mark.parametrize("has_background", [True, False])
@@ -89,10 +86,8 @@ def test_noise_adds_its_expected_power(kind):
     recording = generator(1).normal(0, 1000, 32000).astype(np.int16)
     pool, clips = ClipPool(tone[None], [recording], BASELINE), np.zeros(800, int)
     found = pool.augmented(clips, generator(), is_masked=False)[shifts_and_kinds(800)[1] == kind]
-    power, clean = (
-        torch.exp(5 * log_mels.double() - 7)[:, :, 10:-10].mean((0, 2)).numpy()
-        for log_mels in (found, pool.log_mels(clips[:1]))
-    )
+    both = (found, pool.log_mels(clips[:1]))
+    power, clean = (torch.exp(5 * x.double() - 7)[:, :, 10:-10].mean((0, 2)).numpy() for x in both)
     over_2_s = 10**-0.1 * np.mean((tone / 32768) ** 2) / 2
     variance = over_2_s if kind == windows.BACKGROUND else 0.01**2
     wanted = variance * np.sum(FRONT_END.window() ** 2.0) * FRONT_END.filters().sum(0)
