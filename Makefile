@@ -21,7 +21,7 @@ lock: .venv/installed  ## pins anew from pyproject.toml
 	  --no-header --no-emit-index-url --extra dev pyproject.toml -o requirements.lock
 
 clean:  ## the environment and the made corpora; runs stay
-	rm -rf .venv data/embedded data/index
+	rm -rf .venv data/embedded data/index data/espeak
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):[^#]*## */\1\t/p' Makefile

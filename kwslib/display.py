@@ -10,9 +10,9 @@ from base64 import b64encode
 from pathlib import Path
 from string import Template
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib import font_manager
+from matplotlib.text import Text
 
 from .files import write_atomic
 
@@ -31,15 +31,14 @@ def show(figure, path: Path, alt: str, caption: str) -> None:
 
 
 def png(figure) -> bytes:
-    """A figure as PNG, in fonts that have its letters; it is closed."""
+    """A figure as PNG, in fonts that have its letters."""
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")
         figure.draw_without_rendering()  # makes the tick labels
-        for text in figure.findobj(plt.Text):
+        for text in figure.findobj(Text):
             text.set_fontfamily(fonts("".join(sorted(set(text.get_text())))))
         figure.savefig(buffer, format="png", dpi=180, metadata={"Software": None})
-    plt.close(figure)
     return buffer.getvalue()
 
 
@@ -123,6 +122,7 @@ def table(frame, heads: dict):
     names, forms = zip(*heads.values(), strict=True)
     rows = [[frame.index.name or "", *names], ["---", *["--:"] * len(heads)]]
     for name, values in zip(frame.index, frame[list(heads)].itertuples(index=False), strict=True):
-        cells = [form.format(value) for form, value in zip(forms, values, strict=True)]
+        pairs = zip(forms, values, strict=True)
+        cells = ["–" if value != value else form.format(value) for form, value in pairs]  # NaN
         rows.append([plain(str(name)), *cells])
     return Markdown("\n".join(f"| {' | '.join(cells)} |" for cells in rows))

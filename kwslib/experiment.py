@@ -111,7 +111,7 @@ class Experiment:
         """The run in one Markdown paragraph, warnings first."""
         p, c = self.parameters, self.corpus
         caveats = [f"> **{caveat}**\n" for caveat in p.caveats()]
-        return "\n".join(caveats) + (
+        return "\n".join([*caveats, ""]) + (
             f"Corpus **{html.escape(c.name)}**: {len(c):,} clips of {len(c.word_counts())} words "
             f"by {len(np.unique(c.speakers)):,} speakers. Keyword **{html.escape(p.keyword)}**: "
             f"{self.labels.sum():,} clips. Split **{p.split}**: {len(self.folds)} "

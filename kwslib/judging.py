@@ -48,13 +48,14 @@ class Demo:
 
 def judge(experiment: Experiment, setting: Setting) -> dict:
     """Chooses the detectors of a setting and judges it. Writes `streams/SETTING.json` and returns
-    it; the detectors go into the checkpoints."""
+    it; the detectors go into the checkpoints of networks that listen."""
     paths = [experiment.run.checkpoint(setting, fold) for fold in range(len(experiment.folds))]
     streams = [Stream.load(path) for path in paths]
     detectors = choose(experiment, streams)
     heard = {}  # kind of audio -> (detector, times, smoothed, track) of each fold
     for fold, (path, stream, detector) in enumerate(zip(paths, streams, detectors, strict=True)):
-        files.set_metadata(path, detector=json.dumps(asdict(detector)))
+        if setting.is_stream:
+            files.set_metadata(path, detector=json.dumps(asdict(detector)))
         audio = free_audio(experiment, fold)
         for name, track in (audio | keyword_audio(experiment, fold, audio)).items():
             times, probabilities = stream.score(track.samples, chunk=SAMPLE_RATE_HZ).T

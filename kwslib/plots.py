@@ -4,8 +4,11 @@ Figures are as wide as a phone shows at 9 pixels a letter. A network keeps its c
 notebooks, and curves have their names beside them. Names are plain text: `$` means nothing.
 """
 
-import matplotlib.pyplot as plt
+import matplotlib
 import numpy as np
+import seaborn
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import LogLocator
 from matplotlib.transforms import Bbox
@@ -15,7 +18,8 @@ from .display import span
 
 WIDTH_IN, RATE_HZ, HOP_S = 5.6, 16000, 0.01
 INK, GREY, RED, SHADE = "0.15", "0.5", "#b2182b", "#fde0c0"
-OTHERS = ("#0072b2", "#aa4499", "#009e73", "#d55e00", "#56b4e9", "0.4")
+PALETTE = seaborn.color_palette("colorblind")
+OTHERS = (*(PALETTE[n] for n in (0, 4, 2, 3, 9)), "0.4")
 COLOURS = dict(zip(("baseline", "student1", "student2", "student3"), OTHERS, strict=False))
 RC = {"text.parse_math": False, "font.family": ["DejaVu Sans"], "axes.grid": True}
 RC |= {"axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True}
@@ -41,9 +45,10 @@ def marker(name: str) -> str:
 
 def canvas(height_in: float, rows: int = 1, columns: int = 1, **options):
     """Figure and axes, of one width and look."""
-    plt.rcParams.update(RC)
-    size = (WIDTH_IN, height_in)
-    return plt.subplots(rows, columns, figsize=size, layout="constrained", **options)
+    matplotlib.rcParams.update(RC)
+    figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")  # no cell displays it
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, **options)
 
 
 def log_scale(ax, axes: str) -> None:

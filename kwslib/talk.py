@@ -1,7 +1,7 @@
 """Running speech without the keyword: what single words do not prepare a network for.
 
 `recordings` reads a folder of recorded talk. `espeak` has sentences read by espeak-ng, of common
-words and near misses of the keyword, and keeps them in `talk/` of the data folder.
+words and near misses of the keyword, and keeps them in `espeak/` of the data folder.
 """
 
 import functools
@@ -116,7 +116,7 @@ def espeak(keyword: str, minutes: float, speakers: int = 10) -> Talk:
     `ValueError` if espeak-ng cannot do without the keyword."""
     recipe = [VERSION, synth.recipe(), keyword, minutes, speakers]
     digest = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()
-    path, talkers = data.ROOT / "talk" / f"{digest[:16]}.npz", synth.talkers(speakers)
+    path, talkers = data.ROOT / "espeak" / f"{digest[:16]}.npz", synth.talkers(speakers)
     try:
         with np.load(path) as kept:
             spoken = {speaker.name: kept[f"of {speaker.name}"] for speaker in talkers}

@@ -17,6 +17,9 @@ from .runs import Parameters
 PATIENCE = "20s"  # for a scheduler to answer
 
 
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
 def needs(setting: Setting) -> list[Setting]:
     """The trained settings that a training reads: what it starts from and who teaches it."""
     return [each for each in (training.start_of(setting), training.teacher_of(setting)) if each]
@@ -98,8 +101,10 @@ def _client(workers: int, scheduler: str | None):
         with client:
             yield client
         return
+    # Dask's own setting has malloc give memory back at every step: a third more processor time.
+    environment = {"distributed.nanny.pre-spawn-environ": dict.fromkeys(THREADS, "1")}
     with (
-        dask.config.set({"distributed.worker.memory.terminate": False}),
+        dask.config.set(environment),
         LocalCluster(
             n_workers=workers, threads_per_worker=1, dashboard_address=":0", memory_limit=0
         ) as cluster,

@@ -5,12 +5,13 @@ import io
 import re
 import warnings
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas
 import pytest
 import soundfile
+from matplotlib import pyplot
 from matplotlib.font_manager import findfont
+from matplotlib.text import Text
 
 from kwslib import display, plots
 from kwslib.architecture import ARCHITECTURES, SETTINGS
@@ -33,14 +34,8 @@ FIGURES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def no_figure_stays_open():
-    yield
-    plt.close("all")
-
-
 def texts(figure):
-    return [text for text in figure.findobj(plt.Text) if text.get_text() and text.get_visible()]
+    return [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -74,9 +69,10 @@ def test_a_name_is_plain_text_everywhere(name):
     figure = plots.stream(*STREAM, [(name, 0)], [("window", 4, name)])
     assert display.png(figure) and name in {text.get_text() for text in texts(figure)}
     assert display.png(plots.rows({name: 1}, name))
-    frame = pandas.DataFrame({"a": [1]}, index=[name])
+    frame = pandas.DataFrame({"a": [float("nan")]}, index=[name])
     pages = [display.clips(SAMPLES[None, :100], [name]).data, display.plain(name)]
     pages.append(display.table(frame, {"a": ("a", "{}")}).data)
+    assert pages[-1].endswith(" | – |")
     pages.append(display.player(SAMPLES[:100], figure, name).data)
     assert not any("<img" in page for page in pages)
     assert not re.search(r"[$\\_^<]", display.plain(name))
@@ -99,7 +95,8 @@ def test_show_writes_the_figure_and_displays_it_with_its_text_and_finding(tmp_pa
     display.show(FIGURES["rows"](), tmp_path / "figures" / "x.png", "two ratios", "1 < 2")
     assert (tmp_path / "figures" / "x.png").read_bytes() == seen[0][0].data
     assert seen[0][1]["metadata"]["image/png"]["alt"] == "two ratios"
-    assert seen[1][0].data == '<p class="caption">1 &lt; 2</p>' and not plt.get_fignums()
+    assert seen[1][0].data == '<p class="caption">1 &lt; 2</p>'
+    assert not pyplot.get_fignums(), "a cell would display it once more"
 
 
 def test_a_player_holds_the_very_samples():

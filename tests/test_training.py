@@ -22,19 +22,21 @@ class KilledError(Exception):
     """Ends a training from inside."""
 
 
-def batches_of(corpus, recipe=SHORT, pool=None):
+@pytest.fixture(scope="module")
+def batches_of(corpus):
+    """batches_of(recipe, pool of tracks) on the tiny corpus."""
     clips = windows.ClipPool(corpus.clips, list(corpus.background.values()), SMALL)
-    train = data.split(corpus, "sheila")[0].train
-    return Batches(clips, corpus.labels("sheila"), train, recipe, pool)
+    labels, train = corpus.labels("sheila"), data.split(corpus, "sheila")[0].train
+    return lambda recipe=SHORT, pool=None: Batches(clips, labels, train, recipe, pool)
 
 
 @pytest.fixture
-def fit(corpus, tmp_path):
+def fit(batches_of, tmp_path):
     """Trains a small network, as one process after another would: only the resume file of a name
     stays. Returns weights, history without seconds, and the steps that were made."""
 
     def fit(recipe=SHORT, seed=0, name="a", fail_at=None, model=None, inputs=(), **options):
-        model, batches, steps = model or models.build(SMALL, seed), batches_of(corpus, recipe), []
+        model, batches, steps = model or models.build(SMALL, seed), batches_of(recipe), []
 
         def draw(step, seed):
             if step == fail_at:
@@ -96,12 +98,12 @@ def test_a_damaged_resume_file_starts_afresh(fit, tmp_path, damage):
     assert same(fit(), fit(name="b"))
 
 
-def test_a_step_is_adam_s_by_hand(fit, corpus):
+def test_a_step_is_adam_s_by_hand(fit, batches_of):
     """It moves a weight by rate * g / (|g| + 1e-8); g: gradient, cut, plus decay times weight."""
     recipe = Recipe(1, 1, batch_size=16, rate=1.0, weight_decay=0.1, clip_norm=0.01)
     model, expected = (models.build(replace(SMALL, dropout=0.0), 0) for _ in range(2))
     fit(recipe, model=model)
-    log_mels, labels = batches_of(corpus, recipe).draw(0, 0)
+    log_mels, labels = batches_of(recipe).draw(0, 0)
     torch.nn.functional.cross_entropy(expected(log_mels), labels).backward()
     norm = torch.cat([p.grad.flatten() for p in expected.parameters()]).norm()
     for after, before in zip(model.parameters(), expected.parameters(), strict=True):
@@ -110,28 +112,28 @@ def test_a_step_is_adam_s_by_hand(fit, corpus):
         torch.testing.assert_close(after.detach(), wanted, rtol=0, atol=1e-5)  # of a step of 0.04
 
 
-def test_training_learns_and_scores_do_not_depend_on_the_batch(fit, corpus):
+def test_training_learns_and_scores_do_not_depend_on_the_batch(fit, batches_of, corpus):
     recipe = Recipe(epochs=2, epoch_steps=40, batch_size=32, rate=1e-2)
     model, labels = models.build(ARCHITECTURES["student2"], 1), corpus.labels("sheila")
     fit(recipe, model=model)
-    pool, clips = batches_of(corpus).clips, np.arange(120)
+    pool, clips = batches_of().clips, np.arange(120)
     one, many = (training.probabilities(model, pool, clips, size) for size in (1, 512))
     np.testing.assert_allclose(one, many, atol=1e-6)  # float32 sums in another order
     assert many[labels == 1].mean() > many[labels == 0].mean() + 0.3
 
 
-def test_equal_seed_and_step_give_equal_batches(corpus):
-    batches = batches_of(corpus)
-    one, again = batches.draw(3, seed=0), batches_of(corpus).draw(3, seed=0)
+def test_equal_seed_and_step_give_equal_batches(batches_of):
+    batches = batches_of()
+    one, again = batches.draw(3, seed=0), batches_of().draw(3, seed=0)
     assert all(torch.equal(*pair) for pair in zip(one, again, strict=True))
     assert not any(torch.equal(one[0], batches.draw(*other)[0]) for other in ((4, 0), (3, 1)))
 
 
-def test_windows_stand_behind_the_clips_of_a_batch(corpus):
+def test_windows_stand_behind_the_clips_of_a_batch(batches_of):
     ones = torch.ones(8, 40, 101), torch.ones(8, dtype=torch.int64)
     pool = SimpleNamespace(draw=lambda count, generator: ones if count == 8 else None)
-    batches = batches_of(corpus, replace(SHORT, windows=8), pool)
-    (log_mels, labels), (alone, of_clips) = batches.draw(0, 0), batches_of(corpus).draw(0, 0)
+    batches = batches_of(replace(SHORT, windows=8), pool)
+    (log_mels, labels), (alone, of_clips) = batches.draw(0, 0), batches_of().draw(0, 0)
     assert torch.equal(log_mels, torch.cat([alone, ones[0]]))
     assert labels.tolist() == of_clips.tolist() + [1] * 8
 
