@@ -19,7 +19,7 @@ import nbformat
 
 from . import data, files, pages
 from .architecture import SETTINGS, setting_named
-from .runs import ROOT, ParameterError, Parameters, Run
+from .runs import ROOT, ParameterError, Parameters, Run, provenance
 
 NOTEBOOKS = ROOT / "notebooks"
 STAGES = {  # notebook -> the settings that it makes
@@ -78,6 +78,7 @@ def run_chain(
     inputs["recipe_version"] = training.RECIPE_VERSION
     with run.locked():
         files.sweep(run.folder)
+        run.write(**provenance())
         names = "\n".join(opened.corpus.ids.tolist()) + "\n"
         files.write_atomic(run.folder / "clips.txt.gz", gzip.compress(names.encode(), mtime=0))
         _check_others(run, chosen, inputs)

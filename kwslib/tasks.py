@@ -106,7 +106,11 @@ def _client(workers: int, scheduler: str | None):
     with (
         dask.config.set(environment),
         LocalCluster(
-            n_workers=workers, threads_per_worker=1, dashboard_address=":0", memory_limit=0
+            n_workers=workers,
+            threads_per_worker=1,
+            dashboard_address=":0",
+            memory_limit=0,
+            silence_logs="ERROR",
         ) as cluster,
         Client(cluster) as client,
     ):

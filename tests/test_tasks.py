@@ -3,7 +3,6 @@
 import os
 import signal
 import threading
-import time
 
 import dask.distributed
 import numpy as np
@@ -69,36 +68,39 @@ def test_in_one_process_all_that_is_needed_is_trained_once(alone, parameters):
 
 @pytest.fixture
 def killer(monkeypatch):
-    """killer(folder) waits in a thread for the first save of the baseline's training, and kills the
-    worker process that trains it. Returns a list: pid, and whether the training had ended."""
-    start, clusters = dask.distributed.LocalCluster, []
+    """killer(folder) watches a run in a thread. Once a training has saved its first epoch, it kills
+    the worker process that trains, and appends its pid to the list that it returned."""
+    start, clusters, over = dask.distributed.LocalCluster, [], threading.Event()
 
     def cluster(**options):
         clusters.append(start(**options))
         return clusters[0]
 
-    def kill(folder, killed):
-        while not (folder / "resume" / "baseline.safetensors").exists():
-            time.sleep(0.0005)
-        (busy,) = (w for w in clusters[0].scheduler.workers.values() if w.processing)
-        os.kill(busy.pid, signal.SIGSTOP)
-        killed += busy.pid, (folder / "checkpoints" / "baseline.safetensors").exists()
-        os.kill(busy.pid, signal.SIGKILL)
+    def watch(folder, killed):
+        while not killed and not over.wait(0.002):
+            for resume in (folder / "resume").glob("*.safetensors"):
+                busy = [w.pid for w in clusters[0].scheduler.workers.values() if w.processing]
+                if len(busy) == 1 and not killed:
+                    os.kill(busy[0], signal.SIGSTOP)
+                    is_over = (folder / "checkpoints" / resume.name).exists()
+                    killed += [] if is_over else busy
+                    os.kill(busy[0], signal.SIGCONT if is_over else signal.SIGKILL)
 
     def killer(folder):
         killed = []
-        threading.Thread(target=kill, args=(folder, killed), daemon=True).start()
+        threading.Thread(target=watch, args=(folder, killed), daemon=True).start()
         return killed
 
     monkeypatch.setattr(dask.distributed, "LocalCluster", cluster)
-    return killer
+    yield killer
+    over.set()
 
 
 def test_two_workers_one_of_them_killed_train_the_same_networks(alone, parameters, killer):
     of, lines = parameters("killed"), []
     killed = killer(of.folder)
     tasks.train_all(of, [STREAM], workers=2, say=lines.append)
-    assert killed[0] and not killed[1], "it was killed too late: the test proves nothing"
+    assert len(killed) == 1, "all trainings ended too soon: the test proves nothing"
     assert len(lines) == 5 and contents(of) == alone[0]
 
 

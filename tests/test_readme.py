@@ -1,0 +1,113 @@
+"""README.md and reports/README.md state what the committed run's files hold.
+
+`python tests/test_readme.py` prints the parts that are to stand there.
+"""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kwslib.architecture import SETTINGS, Setting
+from kwslib.runs import Parameters, Run
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+SMALL, LISTENS = Setting("student3", "int8-static"), Setting("student3", "stream")
+VERDICTS = {"better": "fewer", "worse": "more", "cannot tell": "we cannot tell if more"}
+
+
+def committed() -> Run:
+    """The committed run."""
+    folder = ROOT / "reports" / "happy"
+    values = {"corpus": "speech_commands", "keyword": "happy", "talk": "talk", "profile": "full"}
+    return Run(Parameters(**values, split="folds", run=f"{folder}"))
+
+
+def headline(run) -> str:
+    """The first sentences, from the result files."""
+    table = run.table([Setting("baseline"), SMALL])
+    big, small = table.iloc[0], table.iloc[1]
+    heard, bytes_ = run.streams(LISTENS), run.metrics(LISTENS)["cost"]["file_bytes"]
+    accepts = heard["false_accepts"]["read speech"]["per_hour"]
+    missed = heard["missed"]["between words"]["share"]
+    return (
+        f"A network hears one word, “happy”. We make its file **{small['smaller']:.0f} times "
+        f"smaller**: from {big['file_bytes'] / 1000:.0f} kB to **{small['file_bytes'] / 1000:.1f} "
+        f"kB**. Its work falls {small['fewer_network']:.1f} times, and **{small['fewer_path']:.1f} "
+        f"times** if the front end is counted.\n\n"
+        f"Where 1 in 1,000 other words is accepted, the big network misses **{big['missed']:.1%}** "
+        f"of the keywords of people that it never heard. The small one misses "
+        f"**{small['missed']:.1%}** ({VERDICTS[small['verdict']]}).\n\n"
+        f"Trained to listen all day, a network of {bytes_ / 1000:.0f} kB makes **{accepts:.1f} "
+        f"false accepts an hour** of read speech. It misses **{missed:.1%}** of the keywords "
+        f"between words."
+    )
+
+
+def results(run) -> str:
+    """The table of README.md: a row a setting, without controls and networks that listen."""
+    shown = [each for each in SETTINGS if not (each.is_control or each.is_stream)]
+    lines = ["| setting | kB | missed | against the baseline | fewer MACs, network | whole path |"]
+    lines.append("|---|--:|--:|---|--:|--:|")
+    for name, row in run.table(shown).iterrows():
+        missed, low, high = (100 * row[f"missed{end}"] for end in ("", "_low", "_high"))
+        verdict = "–" if name == "baseline" else row["verdict"]
+        lines.append(
+            f"| {name} | {row['file_bytes'] / 1000:.1f} | {missed:.1f} % [{low:.1f}, {high:.1f}] "
+            f"| {verdict} | {row['fewer_network']:.1f} | {row['fewer_path']:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def listening(run) -> str:
+    """The table of reports/README.md: false accepts and misses of the networks that listen."""
+    lines = ["| network | kB | false accepts an hour of read speech | missed between words "
+             "| missed 10 dB over speech |", "|---|--:|--:|--:|--:|"]  # fmt: skip
+    for setting in [each for each in SETTINGS if each.is_stream]:
+        found, cost = run.streams(setting), run.metrics(setting)["cost"]
+        accepts = found["false_accepts"]["read speech"]
+        cells = [f"{cost['file_bytes'] / 1000:.1f}"]
+        cells.append("{per_hour:.1f} [{low:.1f}, {high:.1f}]".format(**accepts))
+        for where in ("between words", "10 dB over speech"):
+            share, low, high = (100 * found["missed"][where][k] for k in ("share", "low", "high"))
+            cells.append(f"{share:.1f} % [{low:.1f}, {high:.1f}]")
+        lines.append(f"| {setting} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("render", [headline, results])
+def test_readme_states_what_the_run_found(render):
+    assert render(committed()) in README
+
+
+def test_reports_readme_states_what_the_run_found():
+    assert listening(committed()) in (ROOT / "reports" / "README.md").read_text()
+
+
+def test_the_sample_gives_what_readme_prints():
+    checkpoint = ROOT / f"reports/happy/checkpoints/{LISTENS}.safetensors"
+    command = [sys.executable, "-m", "kwslib.cli", "stream", checkpoint, ROOT / "data/sample.flac"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert printed.count("\n") >= 1 and f"```\n{printed}```" in README
+
+
+def test_every_link_leads_to_a_file():
+    for page in (README, (ROOT / "reports/README.md").read_text()):
+        folder = ROOT if page is README else ROOT / "reports"
+        for target in re.findall(r"\]\(([^)#:]+)\)", page):
+            assert (folder / target).exists(), target
+
+
+def test_readme_has_short_sentences_and_narrow_tables():
+    prose = re.sub(r"```.*?```|\|.*\||<!--.*?-->", "", README, flags=re.DOTALL)
+    sentences = re.split(r"(?<=[.:?!])\s|\n\n|\n- ", prose)
+    assert max(len(sentence.split()) for sentence in sentences) <= 30
+    assert max(line.count("|") - 1 for line in README.splitlines()) <= 6
+    assert len((ROOT / "reports/README.md").read_text().splitlines()) <= 80
+
+
+if __name__ == "__main__":
+    print("\n\n".join(render(committed()) for render in (headline, results, listening)))
