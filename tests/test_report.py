@@ -239,7 +239,7 @@ def test_a_killed_report_leaves_no_process_and_no_file(tmp_path):
         "from kwslib import experiment, report\nfrom kwslib.runs import *\n"
         "report.NOTEBOOKS = pathlib.Path(sys.argv[1])\n"
         "known = S(digest='d', ids=np.array(['a/b']))\n"
-        "experiment.open_cached = lambda p: S(run=Run(p), corpus=known, talk=known, speech=None)\n"
+        "experiment.open_cached = lambda p: S(run=Run(p), corpus=known, check_talk=dict)\n"
         "report.run_chain(Parameters(run=sys.argv[1] + '/run'), ['7'])"
     )
     command = [sys.executable, "-c", program, str(tmp_path)]
@@ -251,7 +251,7 @@ def test_a_killed_report_leaves_no_process_and_no_file(tmp_path):
     assert not list(temporary.glob("*.json"))
 
 
-def eventually(is_so, limit_s=300) -> bool:
+def eventually(is_so, limit_s=120) -> bool:
     until = time.monotonic() + limit_s
     while not is_so() and time.monotonic() < until:
         time.sleep(0.1)

@@ -82,8 +82,8 @@ def test_noise_adds_its_expected_power(kind):
     recording = generator(1).normal(0, 1000, 32000).astype(np.int16)
     pool, clips = ClipPool(tone[None], [recording], BASELINE), np.zeros(800, int)
     found = pool.augmented(clips, generator(), is_masked=False)[shifts_and_kinds(800)[1] == kind]
-    both = (found, pool.log_mels(clips[:1]))
-    power, clean = (torch.exp(5 * x.double() - 7)[:, :, 10:-10].mean((0, 2)).numpy() for x in both)
+    both = (torch.exp(5 * x.double() - 7)[:, :, 10:-10] for x in (found, pool.log_mels(clips[:1])))
+    power, clean = (x.mean((0, 2)).numpy() for x in both)
     over_2_s = 10**-0.1 * np.mean((tone / 32768) ** 2) / 2
     variance = over_2_s if kind == windows.BACKGROUND else 0.01**2
     wanted = variance * np.sum(FRONT_END.window() ** 2.0) * FRONT_END.filters().sum(0)
