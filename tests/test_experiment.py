@@ -108,10 +108,6 @@ def test_evaluating_a_checkpoint_on_its_own_fold_gives_the_run_s_figures(e, hous
     assert found["missed"].value == metrics.missed(*arrays[:2]) and found["clips"] == len(test)
 
 
-def empty(path):
-    files.write_checkpoint(path, {}, files.read_checkpoint(path)[1])
-
-
 INPUTS = {
     "seed": lambda e: setattr(e, "parameters", replace(e.parameters, seed=1)),
     "corpus": lambda e: setattr(e, "corpus", replace(e.corpus, digest="another")),
@@ -119,7 +115,7 @@ INPUTS = {
 }
 DAMAGE = {
     "cut off": lambda e: os.truncate(e.run.checkpoint(STUDENT), 5000),
-    "no weights": lambda e: empty(e.run.checkpoint(STUDENT)),
+    "no network": lambda e: files.set_metadata(e.run.checkpoint(STUDENT), architecture="{}"),
     "swapped": lambda e: shutil.copy(e.run.checkpoint(STUDENT, 1), e.run.checkpoint(STUDENT)),
     "no epochs": lambda e: e.run.needed("history", STUDENT, "csv").write_text("epoch\n"),
 }
