@@ -98,17 +98,12 @@ def load(corpus: str | Path, progress: bool = True) -> Corpus:
     is_there = name != "embedded" and root.is_dir()
     if name not in NAMES and not is_there:
         raise CorpusError(f"no folder {name!r}; a corpus is {', '.join(NAMES)}, or a folder's path")
-    try:
-        with _making():
-            if not is_there:
-                root = _embedded(progress) if name == "embedded" else _downloaded(name)
-            root = root.resolve()
-            place = f"{root.name}-{hashlib.sha256(str(root).encode()).hexdigest()[:8]}"
-            loaded = index.open_index(root, ROOT / "index" / place, progress)
-    except OSError as error:
-        problem = f"{error.filename or ROOT}: {error.strerror or error}"
-        remedy = f"what is made goes to {ROOT}, the variable KWS_DATA names another folder"
-        raise CorpusError(f"{problem}; {remedy}") from None
+    if not is_there:
+        root = _embedded(progress) if name == "embedded" else _downloaded(name)
+    root = root.resolve()
+    place = f"{root.name}-{hashlib.sha256(str(root).encode()).hexdigest()[:8]}"
+    with _making():
+        loaded = index.open_index(root, ROOT / "index" / place, progress)
     unnamed, lines = np.sum(loaded.speakers == ""), []
     if is_there and name in NAMES:
         lines.append(f"{root} is there: nothing is downloaded")
@@ -121,32 +116,46 @@ def load(corpus: str | Path, progress: bool = True) -> Corpus:
     return loaded
 
 
+def make_folder(name: str, recipe: list, needed_bytes: int, write) -> Path:
+    """The folder of that name below `ROOT`. `write(folder)` fills it, if another recipe did."""
+    root = ROOT / name
+    with _making():
+        with contextlib.suppress(OSError, ValueError):
+            if json.loads((root / "recipe.json").read_text("utf-8")) == recipe:
+                return root
+        with index.replace_folder(root, needed_bytes) as staging:
+            write(staging)
+            (staging / "recipe.json").write_text(json.dumps(recipe), "utf-8")
+    return root
+
+
 @contextlib.contextmanager
 def _making():
     """One process at a time makes, downloads or indexes; the others wait, and say for whom."""
-    ROOT.mkdir(parents=True, exist_ok=True)
     lock, maker = filelock.FileLock(ROOT / ".lock"), ROOT / ".maker"
     try:
-        held = lock.acquire(timeout=2)
-    except filelock.Timeout:
-        print(f"waiting for process {maker.read_text()}, which fills {ROOT}", file=sys.stderr)
-        held = lock.acquire()
-    with held:
-        maker.write_text(str(os.getpid()))
-        for left in [*ROOT.glob(".making-*"), *ROOT.glob("index/.making-*")]:  # of killed processes
-            shutil.rmtree(left, ignore_errors=True)
-        yield
+        ROOT.mkdir(parents=True, exist_ok=True)
+        try:
+            held = lock.acquire(timeout=2)
+        except filelock.Timeout:
+            print(f"waiting for process {maker.read_text()}, which fills {ROOT}", file=sys.stderr)
+            held = lock.acquire()
+        with held:
+            maker.write_text(str(os.getpid()))
+            for left in [*ROOT.glob(".making-*"), *ROOT.glob("index/.making-*")]:  # of killed ones
+                shutil.rmtree(left, ignore_errors=True)
+            yield
+    except OSError as error:
+        problem = f"{error.filename or ROOT}: {error.strerror or error}"
+        remedy = f"what is made goes to {ROOT}, the variable KWS_DATA names another folder"
+        raise CorpusError(f"{problem}; {remedy}") from None
 
 
 def _embedded(progress: bool) -> Path:
-    root = ROOT / "embedded"
-    with contextlib.suppress(OSError, ValueError):
-        if json.loads((root / "recipe.json").read_text("utf-8")) == synth.recipe():
-            return root
-    with index.replace_folder(root, synth.SIZE_BYTES) as staging:
-        synth.make(staging, fold_of, official_part, progress=progress)
-        (staging / "recipe.json").write_text(json.dumps(synth.recipe()), "utf-8")
-    return root
+    def write(folder):
+        synth.make(folder, fold_of, official_part, progress=progress)
+
+    return make_folder("embedded", [synth.VERSION], synth.SIZE_BYTES, write)
 
 
 def _downloaded(name: str) -> Path:
@@ -154,12 +163,13 @@ def _downloaded(name: str) -> Path:
     from torchaudio.datasets import SPEECHCOMMANDS
 
     root = ROOT / name
-    if not root.is_dir():
-        with index.replace_folder(root, 6 * 10**9) as staging:
-            try:
-                SPEECHCOMMANDS(str(staging), url=name, download=True)
-            except (OSError, RuntimeError) as error:  # no network; a bad checksum
-                remedy = f"try again, or unpack {name}.tar.gz into a folder {name} here"
-                raise CorpusError(f"could not download {name} ({error}); {remedy}") from None
-            (staging / f"{name}.tar.gz").unlink(missing_ok=True)
+    with _making():
+        if not root.is_dir():
+            with index.replace_folder(root, 6 * 10**9) as staging:
+                try:
+                    SPEECHCOMMANDS(str(staging), url=name, download=True)
+                except (OSError, RuntimeError) as error:  # no network; a bad checksum
+                    remedy = f"try again, or unpack {name}.tar.gz into a folder {name} here"
+                    raise CorpusError(f"could not download {name} ({error}); {remedy}") from None
+                (staging / f"{name}.tar.gz").unlink(missing_ok=True)
     return root / "SpeechCommands" / name

@@ -57,7 +57,7 @@ class Experiment:
 
     @functools.cached_property
     def read(self) -> Talk:
-        """What espeak-ng reads, with near misses of the keyword."""
+        """What espeak-ng reads."""
         return talk.espeak(self.parameters.keyword, TALK_MINUTES[self.parameters.profile])
 
     @functools.cached_property

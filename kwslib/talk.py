@@ -1,25 +1,22 @@
 """Running speech without the keyword: what single words do not prepare a network for.
 
-`recordings` reads a folder of recorded talk. `espeak` has sentences read by espeak-ng, of common
-words and near misses of the keyword, and keeps them in `espeak/` of the data folder.
+`recordings` reads a folder of recorded talk. `espeak` has espeak-ng read sentences of common words
+into such a folder, `espeak` of the data folder, once.
 """
 
-import functools
 import hashlib
-import io
-import json
 import re
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from unicodedata import normalize
 
 import numpy as np
 
-from . import audio, data, files, index, synth
+from . import audio, data, index, synth
 from . import espeak as engine
 
 VERSION = 2  # raise it with every change that changes the talk
+MINUTES, FILES = 60, 82  # that ten speakers read in all, recordings of each
 PAUSE_S = (0.1, 0.8)  # between sentences
 
 
@@ -66,10 +63,10 @@ def deal_groups(speakers: dict[str, np.ndarray], groups: int) -> list[dict]:
     return [{k: v for k, v in speakers.items() if group_of[k] == n} for n in range(groups)]
 
 
-def recordings(folder: Path, keyword: str) -> Talk:
+def recordings(folder: Path, keyword: str, files: int | None = None) -> Talk:
     """Talk in `SPEAKER/NAME.flac` (or .wav, .ogg..), or as LibriSpeech is unpacked. A recording is
     left out if its line of `transcripts.txt` or `*.trans.txt`, `NAME WORDS..`, holds the keyword.
-    `AudioError` if nothing is left."""
+    files: at most so many of each speaker. `AudioError` if nothing is left."""
     folder, pieces, rejected, unknown = Path(folder), {}, [], 0
     said, digest = _transcripts(folder), hashlib.sha256(str(VERSION).encode())
     for path in sorted(filter(index.is_recording, folder.rglob("*"))):
@@ -77,8 +74,10 @@ def recordings(folder: Path, keyword: str) -> Talk:
         words = next((said[key] for key in keys if key in said), None)
         if words is not None and holds(words, keyword):
             continue
-        unknown += words is None
         name, speaker = path.relative_to(folder).as_posix(), _speaker(folder, path)
+        if len(pieces.get(speaker, [])) == files:
+            continue
+        unknown += words is None
         digest.update(f"{name} {speaker}\n".encode() + path.read_bytes())
         try:
             if not speaker:
@@ -111,65 +110,28 @@ def _transcripts(folder: Path) -> dict[tuple[Path, str], str]:
     return said
 
 
-def espeak(keyword: str, minutes: float, speakers: int = 10) -> Talk:
-    """So many minutes in all, read by speakers whose voices say no clip of the embedded corpus.
-    `ValueError` if espeak-ng cannot do without the keyword."""
-    recipe = [VERSION, synth.recipe(), keyword, minutes, speakers]
-    digest = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()
-    path, talkers = data.ROOT / "espeak" / f"{digest[:16]}.npz", synth.talkers(speakers)
-    try:
-        with np.load(path) as kept:
-            spoken = {speaker.name: kept[f"of {speaker.name}"] for speaker in talkers}
-    except (
-        OSError,
-        ValueError,
-        LookupError,
-        EOFError,
-        zipfile.BadZipFile,
-    ):  # not there, or damaged
-        samples = round(minutes * 60 * audio.SAMPLE_RATE_HZ / speakers)
-        read = engine.run(_read_aloud, [(keyword, speaker, samples) for speaker in talkers])
-        spoken = dict(zip([speaker.name for speaker in talkers], read, strict=True))
-        np.savez(file := io.BytesIO(), **{f"of {name}": voice for name, voice in spoken.items()})
-        files.write_atomic(path, file.getvalue())
-    return Talk(spoken, [], 0, digest)
+def espeak(keyword: str, minutes: float) -> Talk:
+    """About so many minutes in all, read by ten speakers: the whole folder is `MINUTES`."""
+    recipe = [synth.VERSION, FILES, MINUTES]
+    folder = data.make_folder("espeak", recipe, 3 * 10**8, _read_aloud)
+    return recordings(folder, keyword, max(1, round(FILES * minutes / MINUTES)))
 
 
-def _read_aloud(keyword: str, speaker: synth.Speaker, samples: int) -> np.ndarray:
-    """(samples,) int16, sentence after sentence, each in a room of its own."""
-    from scipy.signal import fftconvolve
-
-    generator, pieces = np.random.default_rng([*speaker.seed, 23]), []
-    while sum(map(len, pieces)) < samples:
-        spoken = speaker.say(sentence(keyword, generator), generator)
-        wet = fftconvolve(spoken, np.fft.irfft(synth.room_response(generator)))
-        level = 10 ** (generator.uniform(-12, -1) / 20) / max(np.abs(wet).max(), 1e-6)
-        pause = np.zeros(round(generator.uniform(*PAUSE_S) * audio.SAMPLE_RATE_HZ))
-        pieces += [audio.to_int16(wet * level), audio.to_int16(pause)]
-    return np.concatenate(pieces)[:samples]
+def _read_aloud(folder: Path) -> None:
+    jobs = [(folder / talker.name, talker) for talker in synth.talkers()]
+    list(engine.run(_read_sentences, jobs))
 
 
-def sentence(keyword: str, generator: np.random.Generator) -> str:
-    """8 to 16 words, none of which is the keyword, is made from it, or sounds like it."""
-    for _ in range(30):
-        words = generator.choice(synth.words()["common"], generator.integers(8, 17)).tolist()
-        near = [near_miss(keyword, generator) if generator.random() < 0.3 else w for w in words]
-        said = " ".join(near)
-        if not holds(said, keyword) and not _sounds(keyword) & set(engine.phonemes(said)):
-            return said + str(generator.choice([".", "?", "!"]))
-    raise ValueError(f"espeak-ng says no sentence without {keyword!r}; record talk, and see --talk")
-
-
-@functools.cache
-def _sounds(keyword: str) -> set[str]:
-    return set(engine.phonemes(keyword)) - {""}
-
-
-def near_miss(keyword: str, generator: np.random.Generator) -> str:
-    """The keyword with one or two letters replaced, dropped or followed by another."""
-    letters = list(keyword)
-    for _ in range(generator.integers(1, 3)):
-        at, new = generator.integers(len(letters)), str(generator.choice([*"abdefghiklmnoprstuvy"]))
-        letters[at] = (new, "", letters[at] + new)[generator.integers(3)]
-        letters = list("".join(letters)) or [new]
-    return "".join(letters)
+def _read_sentences(folder: Path, talker: synth.Speaker) -> None:
+    """Writes `FILES` recordings of a sentence, 8 to 16 words, and what is said."""
+    folder.mkdir()
+    lines, generator = [], np.random.default_rng(talker.seed)
+    for number in range(FILES):
+        said = " ".join(generator.choice(synth.words()["talk"], generator.integers(8, 17)))
+        spoken = talker.say(said + generator.choice([".", "?", "!"]), generator)
+        pause = round(generator.uniform(*PAUSE_S) * audio.SAMPLE_RATE_HZ)
+        synth.write(
+            folder / f"{number:03d}.wav", synth.record(np.pad(spoken, (0, pause)), generator)
+        )
+        lines.append(f"{number:03d} {said}\n")
+    (folder / "transcripts.txt").write_text("".join(lines), "utf-8")

@@ -86,7 +86,7 @@ def test_streaming_equals_offline_in_pieces_of_any_size(network, stream, recordi
 
 @pytest.fixture(scope="module")
 def speech():
-    said = soxr.resample(espeak.speak("oh happy day", "en-us", 160, 50, 50), espeak.RATE_HZ, 16000)
+    said = soxr.resample(espeak.speak("oh happy day", "en-us", 160, 50), espeak.RATE_HZ, 16000)
     return np.round(32767 * np.pad(said, 8000)).astype(np.int16)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from kwslib import espeak, talk
+from kwslib import espeak, synth, talk
 from kwslib.audio import AudioError
 
 
@@ -96,33 +96,40 @@ def test_talk_is_found_beside_the_corpus(folder):
     assert talk.find(folder.parent / "corpus", "continuous_speech") is None
 
 
-def test_espeak_s_talk_is_speech_kept_and_made_anew_when_damaged(root, monkeypatch):
+@pytest.fixture
+def read(root, monkeypatch):
+    """espeak-ng reads little, in this process."""
     monkeypatch.setattr(espeak, "run", itertools.starmap)
-    first, other = (talk.espeak(word, 0.05, speakers=2) for word in ("happy", "sheila"))
-    assert len(first.speakers) == 2 and first.digest != other.digest
-    for content in (None, b"", b"PK\3\4 no zip"):
-        for kept in root.glob("talk/*") if content is not None else []:
-            kept.write_bytes(content)
-        again = talk.espeak("happy", 0.05, speakers=2)
-        for name, samples in first.speakers.items():
-            assert np.array_equal(samples, again.speakers[name])
-    for name, samples in first.speakers.items():
-        assert samples.dtype == np.int16 and len(samples) == 0.025 * 60 * 16000
+    monkeypatch.setattr(talk, "FILES", 3)
+    return root / "espeak"
+
+
+def test_espeak_reads_once_and_leaves_the_keyword_out(read, monkeypatch):
+    whole, part = talk.espeak("sheila", talk.MINUTES), talk.espeak("sheila", talk.MINUTES / 3)
+    assert len(whole.speakers) == synth.TALKERS and whole.without_transcript == 0
+    for name, samples in whole.speakers.items():
+        assert np.array_equal(part.speakers[name], samples[: len(part.speakers[name])])
+        assert 0.2 * len(samples) < len(part.speakers[name]) < 0.5 * len(samples)
         assert np.mean(np.abs(samples) > 100) > 0.3
-        assert not np.array_equal(samples, other.speakers[name])
-
-
-@pytest.mark.parametrize("keyword", ["happy", "a", "er", "I", "größe", "快乐", "..."])
-def test_sentences_hold_neither_the_keyword_nor_its_sound(keyword):
-    generator = np.random.default_rng(0)
-    for _ in range(6):
-        said = talk.sentence(keyword, generator)
-        assert not talk.holds(said, keyword)
-        assert not set(espeak.phonemes(keyword)) & set(espeak.phonemes(said)) - {""}
-
-
-def test_a_keyword_that_no_sentence_avoids_is_one_line(root, monkeypatch):
+    monkeypatch.setattr(espeak, "run", None)  # it would read again
+    said = (read / "talker0" / "transcripts.txt").read_text().split()
+    keyword = next(word for word in said if len(word) > 3)
+    free = talk.espeak(keyword, talk.MINUTES)
+    assert len(free.speakers["talker0"]) < len(whole.speakers["talker0"])
+    assert free.digest != whole.digest == talk.recordings(read, "sheila").digest
     monkeypatch.setattr(talk, "holds", lambda said, keyword: True)
-    monkeypatch.setattr(espeak, "run", itertools.starmap)
-    with pytest.raises(ValueError, match=r"^espeak-ng says .* without 'happy'; record talk.*$"):
-        talk.espeak("happy", 0.01, speakers=1)
+    with pytest.raises(AudioError, match=r"^no recording in .*espeak is usable talk without 'i'$"):
+        talk.espeak("i", 1)
+
+
+def test_reading_that_was_stopped_begins_anew(read, monkeypatch):
+    def stop(*given):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(synth, "record", stop)
+        talk.espeak("sheila", 1)
+    assert not read.exists()
+    first = talk.espeak("sheila", 1)
+    (read / "recipe.json").write_text("[")
+    assert talk.espeak("sheila", 1).digest == first.digest
