@@ -10,8 +10,8 @@ import pytest
 
 from kwslib import runs
 from kwslib.architecture import Setting
-from kwslib.files import FileError
-from kwslib.runs import MissingStageError, ParameterError, Parameters, Run
+from kwslib.files import FileError, write_json
+from kwslib.runs import ParameterError, Parameters, Run
 
 BASELINE, CONTROL = Setting("baseline"), Setting("student3", "labels")
 STUDENT = Setting("student3", "int8-static")
@@ -38,9 +38,10 @@ def write_results(run):
         quality = {"missed": [0.05, 0.02, 0.1], "one_minus_auc": [0.01, None, None]}
         quality |= {"clips": 2, "positives": 1, "speakers": 2, "au_fa_fr": 1e-4}
         values = {"setting": str(setting), "quality": quality, "cost": cost}
-        run.write_metrics(setting, values | {"versus_baseline": versus})
-        run.write_scores(setting, ["cat/a_nohash_0", "sheila/b_nohash_1"], [0, 1], [0, 0],
-                         [1e-9, 1 / 3])  # fmt: skip
+        values |= {"versus_baseline": versus}
+        write_json(run.path("metrics", setting, "json"), values)
+        scores = {"ids": ["cat/a_nohash_0", "sheila/b_nohash_1"], "labels": [0, 1]}
+        run.write_scores(setting, **scores, folds=[0, 0], probabilities=[1e-9, 1 / 3])
 
 
 @pytest.mark.parametrize(
@@ -141,7 +142,7 @@ def test_a_place_that_cannot_be_written_names_the_variable(reports):
 
 def test_what_is_not_there_says_how_to_make_it(run):
     for missing in (run.history, run.scores, run.metrics, run.streams):
-        with pytest.raises(MissingStageError, match=r"baseline are not in .*`kws report`"):
+        with pytest.raises(FileError, match=r"baseline\.\w+ is missing: run `kws report`"):
             missing(BASELINE)
 
 
