@@ -46,8 +46,7 @@ def judge(experiment: Experiment, setting: Setting) -> dict:
     for fold, (path, stream, detector) in enumerate(zip(paths, streams, detectors, strict=True)):
         if setting.is_stream:
             files.set_metadata(path, detector=json.dumps(asdict(detector)))
-        free = free_audio(experiment, fold)
-        for name, track in (free | keyword_audio(experiment, fold, free)).items():
+        for name, track in audio(experiment, fold).items():
             times, probabilities = stream.score(track.samples, chunk=SAMPLE_RATE_HZ).T
             smoothed = detector.smoothed(probabilities)
             heard.setdefault(name, []).append((detector, times, smoothed, track))
@@ -97,27 +96,21 @@ def _detector(talk: list[list[np.ndarray]], fold: int, smoothing: int) -> Detect
     return replace(smooth, threshold=events.threshold_at(scored, int(CHOSEN_PER_HOUR * hours)))
 
 
-def free_audio(experiment: Experiment, fold: int) -> dict[str, Track]:
-    """Audio without the keyword that the fold's network is judged on, by kind."""
-    seed = 1000 * experiment.parameters.seed + fold
+def audio(experiment: Experiment, fold: int) -> dict[str, Track]:
+    """What the fold's network is judged on, by kind: four without the keyword, two with it."""
+    material, seed = experiment.material(fold, "test"), 1000 * experiment.parameters.seed + fold
     found = {"talk": _track(experiment.talk_groups[fold].values())}
     if experiment.speech:
         speakers = experiment.speech.speakers
         group_of = deal(speakers, len(experiment.folds))
         found["continuous speech"] = _track([s for n, s in speakers.items() if group_of[n] == fold])
-    found["words"] = tracks.join_words(experiment.material(fold, "test"), seed)
+    speech = np.concatenate([track.samples for track in found.values()])
     minutes = NOISE_MINUTES[experiment.parameters.profile]
+    found["words"] = tracks.join_words(material, seed)
     found["noise"] = _track(synth.noises(minutes, 500 + seed).values())
+    found["between words"] = tracks.between_words(material, seed)
+    found[f"{OVER_DB} dB over speech"] = tracks.over_speech(speech, material, OVER_DB, seed)
     return {name: track for name, track in found.items() if len(track.samples)}
-
-
-def keyword_audio(experiment: Experiment, fold: int, free: dict[str, Track]) -> dict[str, Track]:
-    """Audio in which the fold's network has to find the keyword, by kind; free: `free_audio`."""
-    material, seed = experiment.material(fold, "test"), 1000 * experiment.parameters.seed + fold
-    speech = np.concatenate([free[name].samples for name in READ_SPEECH if name in free])
-    over_speech = tracks.over_speech(speech, material, OVER_DB, seed)
-    between_words = tracks.between_words(material, seed)
-    return {"between words": between_words, f"{OVER_DB} dB over speech": over_speech}
 
 
 def _track(recordings) -> Track:

@@ -55,10 +55,9 @@ def script(seconds, at_s, level=900, words=()):
 def scripted(e, monkeypatch):
     """Judges what is scripted, the same in every fold, by a detector of threshold 0.5."""
 
-    def judge(free, spoken, setting=STREAM):
-        fixed = {"choose": [Detector(0.5, 1)] * 5, "free_audio": free, "keyword_audio": spoken}
-        for name, value in fixed.items():
-            monkeypatch.setattr(judging, name, lambda *_, value=value: value)
+    def judge(audio, setting=STREAM):
+        monkeypatch.setattr(judging, "choose", lambda *_: [Detector(0.5, 1)] * 5)
+        monkeypatch.setattr(judging, "audio", lambda *_: audio)
         monkeypatch.setattr(judging.Stream, "load", Scripted)
         return judging.judge(e, setting)
 
@@ -71,7 +70,7 @@ def test_false_accepts_and_misses_by_hand(scripted):
     free = {"talk": script(36, [8]), "continuous speech": script(72, [8, 40])}
     words = [[10, 10.6], [20, 20.6], [30, 30.6]]
     spoken = script(40, [20.4, 30.4, 31.6], words=words)
-    found = scripted(free | {"words": script(36, [])}, {"between words": spoken})
+    found = scripted(free | {"words": script(36, []), "between words": spoken})
     counts = {kind: row["count"] for kind, row in found["false_accepts"].items()}
     assert counts == {"talk": 5, "continuous speech": 10, "words": 0, "read speech": 15}
     rates = found["false_accepts"]["read speech"], found["false_accepts"]["words"]
@@ -85,7 +84,7 @@ def test_false_accepts_and_misses_by_hand(scripted):
 def test_a_curve_has_one_threshold_for_all_folds(scripted):
     """Words at 0.9, a false accept at 0.7: between the two nothing is wrong."""
     spoken = script(40, [10.4, 20.4], words=[[10, 10.6], [20, 20.6]])
-    found = scripted({"talk": script(36, [8], level=700)}, {"between words": spoken})
+    found = scripted({"talk": script(36, [8], level=700), "between words": spoken})
     threshold, missed, accepts = map(np.array, found["curve"].values())
     assert np.array_equal(missed == 0, threshold <= 0.9)
     assert np.array_equal(accepts == 0, threshold > 0.7)
@@ -93,7 +92,7 @@ def test_a_curve_has_one_threshold_for_all_folds(scripted):
 
 def test_talk_too_short_for_keywords_is_no_row_and_networks_of_clips_get_no_detector(e, scripted):
     spoken = {"between words": script(20, [10], words=[[10, 10.6]]), "over": script(2, [])}
-    found = scripted({"talk": script(2, [])}, spoken, BASELINE)
+    found = scripted({"talk": script(2, [])} | spoken, BASELINE)
     assert set(found["missed"]) == {"between words"}
     assert streaming.ready(e.run.checkpoint(BASELINE))[1] == Detector()
 
@@ -126,12 +125,11 @@ def test_the_smoothing_that_misses_fewest_is_chosen(e, monkeypatch):
 
 def test_a_fold_is_judged_on_its_own_talk_and_test_clips(e):
     for fold in range(5):
-        free = judging.free_audio(e, fold)
-        spoken = judging.keyword_audio(e, fold, free)["between words"]
-        speech = {"continuous speech"} if fold < 2 else set()  # of two speakers
-        assert set(free) == {"talk", "words", "noise"} | speech
-        assert np.array_equal(free["talk"].samples, *e.talk_groups[fold].values())
-        clips = [track.samples.reshape(-1, 16000) for track in (free["words"], spoken)]
+        audio = judging.audio(e, fold)
+        assert ("continuous speech" in audio) == (fold < 2)  # of two speakers
+        assert {"talk", "words", "noise", "between words", "10 dB over speech"} <= set(audio)
+        assert np.array_equal(audio["talk"].samples, *e.talk_groups[fold].values())
+        clips = [audio[kind].samples.reshape(-1, 16000) for kind in ("words", "between words")]
         for label, found in enumerate((clips[0], clips[1][1::3])):
             wanted = [n for n in e.folds[fold].test if e.labels[n] == label]
             of_corpus = sorted(e.corpus.clips[n].tobytes() for n in wanted)
