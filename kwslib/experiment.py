@@ -22,18 +22,14 @@ from .windows import ClipPool, TrackPool
 
 TALK_MINUTES = {"smoke": 2, "quick": 15, "full": 60}  # that espeak-ng reads
 GROUPS = 5  # of speakers of talk: one to judge on, one to choose thresholds on, three to train
+BASELINE = Setting("baseline")
+EPOCH = "epoch {epoch}, loss {loss:.4f}, {seconds:.0f} s"  # of a training, as it is told
 COSTS = ("parameter_bytes", "file_bytes", "network_macs", "path_macs")
 
 
 def open(corpus, keyword, talk, profile, split, seed, run) -> "Experiment":
     """The experiment that a notebook's parameters cell names."""
     return Experiment(Parameters(corpus, keyword, talk, profile, split, seed, run))
-
-
-@functools.lru_cache(maxsize=1)
-def open_cached(parameters: Parameters) -> "Experiment":
-    """As `Experiment`, the last one kept: for workers that train many settings of one run."""
-    return Experiment(parameters)
 
 
 class Experiment:
@@ -48,7 +44,6 @@ class Experiment:
         self.tested = np.sort(np.concatenate([fold.test for fold in self.folds]))
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self._talk = Path(p.talk) if p.talk else talk.find(self.corpus.root, "talk")
-        self.talk_kind = "recorded" if self._talk else "espeak"
         self.run = Run(p)
         if self.run.read().get("corpus_digest") not in (None, self.corpus.digest):
             reason = f"{p.folder} is of another corpus of this name, a clip changed"
@@ -92,26 +87,19 @@ class Experiment:
         return talk.deal_groups(self.talk.speakers, GROUPS)
 
     def material(self, fold: int, part: str) -> tracks.Material:
-        """What tracks of a part ('train', 'test') of a fold are made of; talk is the training
-        talk."""
+        """What tracks of a part ('train', 'test') of a fold are made of, with talk that trains."""
         clips = getattr(self.folds[fold], part)
-        groups = [g for g in range(GROUPS) if g not in (fold, (fold + 1) % GROUPS)]
-        heard = [said for group in groups for said in self.talk_groups[group].values()]
-        heard += list(self.read.speakers.values()) if self.talk_kind == "recorded" else []
-        return tracks.Material(
-            clips=self.corpus.clips,
-            spans=self.spans,
-            keyword=clips[self.labels[clips] == 1],
-            others=clips[self.labels[clips] == 0],
-            noises=tuple(self.corpus.background.values()),
-            talk=tuple(heard),
-        )
+        others, keyword = (clips[self.labels[clips] == label] for label in (0, 1))
+        groups = set(range(GROUPS)) - {fold, (fold + 1) % GROUPS}
+        heard = [said for group in sorted(groups) for said in self.talk_groups[group].values()]
+        heard += list(self.read.speakers.values()) if self._talk else []
+        noises = tuple(self.corpus.background.values())
+        return tracks.Material(self.corpus.clips, self.spans, keyword, others, noises, tuple(heard))
 
     def about(self) -> str:
         """The run in one Markdown paragraph, warnings first."""
         p, c = self.parameters, self.corpus
-        caveats = [f"> **{caveat}**\n" for caveat in p.caveats()]
-        return "\n".join([*caveats, ""]) + (
+        return "".join(f"> **{caveat}**\n\n" for caveat in p.caveats()) + (
             f"Corpus **{html.escape(c.name)}**: {len(c):,} clips of {len(c.word_counts())} words "
             f"by {len(np.unique(c.speakers)):,} speakers. Keyword **{html.escape(p.keyword)}**: "
             f"{self.labels.sum():,} clips. Split **{p.split}**: {len(self.folds)} "
@@ -119,24 +107,10 @@ class Experiment:
             f"{len(self.tested):,} clips once each. Profile **{p.profile}**, seed {p.seed}."
         )
 
-    def part_table(self) -> pandas.DataFrame:
-        """A row a fold: clips, keywords and speakers of both parts, and the speakers in both."""
-        rows = []
-        for fold in self.folds:
-            row, voices = {}, [set(self.corpus.speakers[clips].tolist()) for clips in fold]
-            for part, clips, spoken in zip(fold._fields, fold, voices, strict=True):
-                row |= {f"{part} clips": len(clips), f"{part} keywords": self.labels[clips].sum()}
-                row |= {f"{part} speakers": len(spoken)}
-            rows.append(row | {"speakers in both": len(voices[0] & voices[1])})
-        return pandas.DataFrame(rows).rename_axis("fold")
-
     def examples(self, count: int = 3) -> np.ndarray:
-        """Positions of `count` clips of the keyword and of one clip each of `count` other words."""
-        generator = np.random.default_rng(self.parameters.seed)
-        keyword = generator.permutation(np.flatnonzero(self.labels))[:count]
-        others = generator.permutation(np.flatnonzero(self.labels == 0))
-        _, first = np.unique(self.corpus.words[others], return_index=True)
-        return np.concatenate([keyword, others[np.sort(first)[:count]]])
+        """Positions of `count` clips of the keyword and of as many of other words."""
+        order = np.random.default_rng(self.parameters.seed).permutation(len(self.corpus))
+        return np.concatenate([order[self.labels[order] == n][:count] for n in (1, 0)])
 
     def log_mels(self, positions: np.ndarray) -> np.ndarray:
         """(n, mels, frames) log-mels of clips, as networks see them."""
@@ -150,8 +124,9 @@ class Experiment:
         p = self.parameters
         known = {"setting": str(setting), "corpus": self.corpus.digest, "keyword": p.keyword}
         known |= {"profile": p.profile, "split": p.split, "seed": p.seed, "fold": fold}
-        talk_digests = {"talk": self.talk.digest, "read": self.read.digest}
-        return known | (talk_digests if setting.is_stream else {})
+        if setting.is_stream:
+            known |= {"talk": self.talk.digest, "read": self.read.digest}
+        return known
 
     def train(self, setting: Setting) -> pandas.DataFrame:
         """Trains a setting in every fold where that is not yet done; returns its history: fold,
@@ -171,23 +146,20 @@ class Experiment:
             for other in (training.start_of(setting), training.teacher_of(setting))
         )
         model = start or models.build(setting.architecture, seed).to(self.device)
-        say = functools.partial(print, f"{setting} fold {fold}:", file=sys.stderr, flush=True)
-        made = None
+        told = f"{setting} fold {fold}, {recipe.epochs} epochs:"
+        say = functools.partial(print, told, file=sys.stderr, flush=True)
+        train, made = self.folds[fold].train, None
         if recipe.windows:
             material = self.material(fold, "train")
             made = TrackPool(material, setting.architecture, recipe.tracks, seed, say)
-        train = self.folds[fold].train
         batches = training.Batches(self.pool, self.labels, train, recipe, made)
-
-        def progress(row: dict) -> None:
-            done = f"epoch {row['epoch']} of {recipe.epochs}"
-            say(f"{done}, loss {row['loss']:.4f}, {row['seconds']:.0f} s")
-
-        resume, inputs = self.run.resume(setting, fold), self.inputs(setting, fold)
-        history = training.train(model, batches, recipe, seed, resume, inputs, teacher, progress)
+        resume = self.run.path("resume", setting, "safetensors", fold)
+        inputs = self._metadata(setting, fold)
+        history = training.train(
+            model, batches, recipe, seed, resume, inputs, teacher, lambda r: say(EPOCH.format(**r))
+        )
         self.run.write_history(setting, fold, history)
-        metadata = self._metadata(setting, fold)
-        models.save(self.run.checkpoint(setting, fold), model.cpu(), **metadata)
+        models.save(self.run.checkpoint(setting, fold), model.cpu(), **inputs)
         resume.unlink(missing_ok=True)
         return True
 
@@ -206,12 +178,11 @@ class Experiment:
     def _metadata(self, setting: Setting, fold: int) -> dict[str, str]:
         """By which finished training is recognised."""
         inputs = json.dumps(self.inputs(setting, fold), sort_keys=True)
-        version = str(training.RECIPE_VERSION)
+        version = str(training.version_of(setting))
         return {"setting": str(setting), "recipe_version": version, "inputs": inputs}
 
     def quantize(self, setting: Setting) -> None:
-        """Makes the checkpoints of an int8 setting; static ranges come from 1,024 training
-        clips."""
+        """Makes an int8 setting's checkpoints; static ranges come from 1,024 training clips."""
         for fold, parts in enumerate(self.folds):
             model = self.load(setting.float, fold)
             if setting.int8 == "static":
@@ -219,17 +190,15 @@ class Experiment:
                 made = quantization.quantize_static(model, self.pool.log_mels(np.sort(clips)).cpu())
             else:
                 made = quantization.quantize_dynamic(model)
-            metadata = self._metadata(setting, fold)
-            quantization.save(self.run.checkpoint(setting, fold), made, **metadata)
+            path = self.run.checkpoint(setting, fold)
+            quantization.save(path, made, **self._metadata(setting, fold))
 
     def load(self, setting: Setting, fold: int = 0) -> torch.nn.Module:
-        """A network of this run; `MissingStageError` says what to run first."""
-        path = self.run.needed("checkpoints", setting, "safetensors", fold)
-        return quantization.load(path)
+        """A network of this run, or `FileError`: what to run first."""
+        return self.run.result("checkpoints", "safetensors", quantization.load, setting, fold)
 
     def measure(self, setting: Setting) -> dict:
-        """Scores every tested clip by its fold's network; writes scores and metrics, returns
-        these."""
+        """Scores every tested clip by its fold's network; writes and returns the metrics."""
         probabilities, of_fold = np.zeros(len(self.corpus)), np.zeros(len(self.corpus), np.int64)
         for number, fold in enumerate(self.folds):
             model = self.load(setting, number)
@@ -237,30 +206,30 @@ class Experiment:
             of_fold[fold.test] = number
         at = self.tested
         labels, scores, speakers = self.labels[at], probabilities[at], self.corpus.speakers[at]
-        self.run.write_scores(setting, self.corpus.ids[at], labels, of_fold[at], scores)
-        costs = cost.of_checkpoint(self.run.checkpoint(setting))
-        values = {"schema": 2, "setting": str(setting)}
-        values |= {"network": setting.network, "variant": setting.variant}
-        values |= {"quality": metrics.quality(labels, scores, speakers), "cost": costs}
-        values["versus_baseline"] = self._versus_baseline(setting, costs)
-        values["provenance"] = self.inputs(setting, 0) | {"compute": self.device}
-        values["provenance"] |= {"recipe_version": training.RECIPE_VERSION} | runs.provenance()
-        self.run.write_metrics(setting, values)
+        found = {"ids": self.corpus.ids[at], "labels": labels, "folds": of_fold[at]}
+        self.run.write_scores(setting, **found, probabilities=scores)
+        versus = self.compare(setting, BASELINE)
+        versus |= {"verdict": metrics.verdict(versus["missed"])}
+        checkpoints = (self.run.checkpoint(each) for each in (BASELINE, setting))
+        base, costs = map(cost.of_checkpoint, checkpoints)
+        provenance = self.inputs(setting, 0) | {"compute": self.device} | runs.provenance()
+        values = {
+            "schema": 2,
+            "setting": str(setting),
+            "quality": metrics.quality(labels, scores, speakers),
+            "cost": costs,
+            "versus_baseline": versus | {name: base[name] / costs[name] for name in COSTS},
+            "provenance": provenance | {"recipe_version": training.version_of(setting)},
+        }
+        files.write_json(self.run.path("metrics", setting, "json"), values)
         return self.run.metrics(setting)
 
-    def _versus_baseline(self, setting: Setting, costs: dict) -> dict:
-        baseline = Setting("baseline")
-        base = costs if setting == baseline else self.run.metrics(baseline)["cost"]
-        compared = self.compare(setting, baseline)
-        times = {name: base[name] / costs[name] for name in COSTS}
-        return compared | {"verdict": metrics.verdict(compared["missed"])} | times
-
     def scores(self, setting: Setting) -> dict[str, np.ndarray]:
-        """ids, labels, folds, probabilities of the tested clips, or `MissingStageError`."""
+        """ids, labels, folds, probabilities of the tested clips, (clips,) each, or `FileError`."""
         found = self.run.scores(setting)
         if not np.array_equal(found["ids"], self.corpus.ids[self.tested]):
             reason = f"the scores of {setting} are of other clips than this corpus and split have"
-            raise runs.MissingStageError(f"{reason}: run the notebook that makes them again")
+            raise files.FileError(f"{reason}: run the notebook that makes them again")
         return found
 
     def compare(self, setting: Setting, reference: Setting) -> dict[str, metrics.Estimate]:
@@ -272,23 +241,16 @@ class Experiment:
         measures = {"missed": metrics.missed, "one_minus_auc": metrics.one_minus_auc}
         return {n: metrics.ratio(m, labels, *pair, speakers) for n, m in measures.items()}
 
-    def hardest(self, setting: Setting, label: int, count: int = 4) -> tuple[np.ndarray, list[str]]:
-        """Positions and captions of the tested clips of one class that a setting scored worst."""
-        scores = self.scores(setting)["probabilities"]
-        of_class = np.flatnonzero(self.labels[self.tested] == label)
-        worst = of_class[np.argsort(scores[of_class] if label else -scores[of_class])[:count]]
-        names = self.corpus.ids[self.tested[worst]]
-        captions = [f"{name}: {scores[at]:.3f}" for name, at in zip(names, worst, strict=True)]
-        return self.tested[worst], captions
+
+# The last one is kept: a worker trains many settings of one run.
+open_cached = functools.lru_cache(maxsize=1)(Experiment)
 
 
 def evaluate(checkpoint: Path, corpus: str, keyword: str, split: str, seed: int, fold: int) -> dict:
     """Quality of a checkpoint on the test part of a fold, or with the split `all` on every clip."""
     loaded = data.load(corpus)
-    labels = loaded.labels(keyword)
-    if split == "all":
-        clips = np.arange(len(loaded))
-    else:
+    labels, clips = loaded.labels(keyword), np.arange(len(loaded))
+    if split != "all":
         folds = data.split(loaded, keyword, split, seed)
         if not 0 <= fold < len(folds):
             raise runs.ParameterError(f"fold is {fold}; split {split} has {len(folds)} folds")

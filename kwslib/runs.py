@@ -6,14 +6,16 @@ checkpoints, notebooks, and resume (unfinished training). Every file is written 
 
 import contextlib
 import io
+import json
 import os
 import platform
 import re
 import shutil
 import subprocess
 import unicodedata
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partialmethod
+from functools import partial, partialmethod
 from importlib import metadata
 from pathlib import Path
 
@@ -29,9 +31,8 @@ ROOT = Path(__file__).parent.parent
 REPORTS = Path(os.environ.get("KWS_REPORTS") or ROOT / "reports")
 PROFILES = ("smoke", "quick", "full")
 PACKAGES = ("torch", "numpy", "safetensors", "soundfile", "espeakng-loader", "papermill")
-SCORES = ("ids", "labels", "folds", "probabilities")
 NO_WORD = re.compile(r"^\s*\.|[/\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-AGAIN = "delete it and run the same `kws report` again, which makes what is missing"
+READ_CSV = partial(pandas.read_csv, float_precision="round_trip")
 CAVEATS = {
     "smoke": "Profile smoke: trained for seconds to see that all runs; the figures mean nothing.",
     "utterance": "Speakers shared: the voices of the tested clips were also heard in training.",
@@ -40,10 +41,6 @@ CAVEATS = {
 
 class ParameterError(ValueError):
     """A wrong parameter; the message is one line and names what is allowed."""
-
-
-class MissingStageError(RuntimeError):
-    """A file that an earlier stage writes is not there; the message says how to make it."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +96,25 @@ class Parameters:
         return [CAVEATS[value] for value in (self.profile, self.split) if value in CAVEATS]
 
 
+def _read_json(path: Path) -> dict:
+    values = json.loads(path.read_text("utf-8"))
+    if values["setting"] != path.stem:
+        raise ValueError("it is of another setting")
+    return values
+
+
+def _read_row(path: Path) -> dict:
+    values = _read_json(path)
+    quality, versus = values["quality"], values["versus_baseline"]
+    row = values["cost"] | {"smaller": versus["file_bytes"], "fewer_path": versus["path_macs"]}
+    row |= {"fewer_network": versus["network_macs"], "verdict": versus["verdict"]}
+    row |= {"au_fa_fr": quality["au_fa_fr"]}
+    estimates = {name: quality[name] for name in ("missed", "one_minus_auc")}
+    for name, estimate in (estimates | {"missed_ratio": versus["missed"]}).items():
+        row[name], row[f"{name}_low"], row[f"{name}_high"] = np.array(estimate, float)
+    return row
+
+
 class Run:
     """The folder of one run: made if it is missing, refused if another run lives in it."""
 
@@ -140,109 +156,65 @@ class Run:
     def checkpoint(self, setting: Setting, fold: int = 0) -> Path:
         return self.path("checkpoints", setting, "safetensors", fold)
 
-    def resume(self, setting: Setting, fold: int = 0) -> Path:
-        return self.path("resume", setting, "safetensors", fold)
-
     def figure(self, notebook: str, name: str) -> Path:
         return self.folder / "figures" / notebook / f"{name}.png"
 
-    def needed(self, kind: str, setting: Setting, suffix: str, fold: int = 0) -> Path:
-        """The path of a file that must be there, or `MissingStageError`."""
+    def result(self, kind: str, suffix: str, read: Callable, setting: Setting, fold: int = 0):
+        """What `read` makes of a result's path, or `FileError`: the file, and how to make it."""
         path = self.path(kind, setting, suffix, fold)
-        if not path.is_file():
-            reason = f"{kind} of {setting} are not in {self.folder}"
-            raise MissingStageError(f"{reason}: run `kws report`, or the notebook that makes them")
-        return path
+        try:
+            return read(path)
+        except Exception as error:  # pandas, zipfile, zlib and NumPy have errors of their own
+            state = "damaged: delete it and" if path.exists() else "missing:"
+            raise FileError(f"{path} is {state} run `kws report`, or its notebook") from error
 
-    def write_history(self, setting: Setting, fold: int, rows: list[dict]) -> None:
-        text = pandas.DataFrame(rows).to_csv(index=False, lineterminator="\n")
-        write_atomic(self.path("history", setting, "csv", fold), text.encode())
+    metrics = partialmethod(result, "metrics", "json", _read_json)
+    streams = partialmethod(result, "streams", "json", _read_json)
+    # ids, labels, folds, probabilities of every clip that was scored: (clips,) each.
+    scores = partialmethod(result, "scores", "npz", lambda path: dict(np.load(path)))
 
-    def history(self, setting: Setting):
-        """A pandas frame, a row an epoch, the fold in the first column."""
-        frames = []
-        for fold in range(self.parameters.folds):
-            path = self.needed("history", setting, "csv", fold)
-            with _whole(path):
-                frames.append(pandas.read_csv(path, float_precision="round_trip"))
-                frames[-1].insert(0, "fold", fold)
-        return pandas.concat(frames, ignore_index=True)
+    def history(self, setting: Setting) -> pandas.DataFrame:
+        """A row an epoch, the fold in the first column."""
+        folds = range(self.parameters.folds)
+        frames = [self.result("history", "csv", READ_CSV, setting, fold) for fold in folds]
+        return pandas.concat(frames, keys=folds, names=["fold"]).droplevel(1).reset_index()
 
-    def write_scores(self, setting: Setting, ids, labels, folds, probabilities) -> None:
-        arrays, buffer = (ids, labels, folds, probabilities), io.BytesIO()
-        np.savez_compressed(buffer, **dict(zip(SCORES, arrays, strict=True)))
-        write_atomic(self.path("scores", setting, "npz"), buffer.getvalue())
-
-    def scores(self, setting: Setting) -> dict[str, np.ndarray]:
-        """ids, labels, folds, probabilities of every clip that was scored: (clips,) each."""
-        path = self.needed("scores", setting, "npz")
-        with _whole(path), np.load(path, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in SCORES}
-            if len({values.shape for values in found.values()}) != 1:
-                raise ValueError("lengths differ")
-        return found
-
-    def _write(self, kind: str, setting: Setting, values: dict) -> None:
-        write_json(self.path(kind, setting, "json"), values)
-
-    def _read(self, kind: str, setting: Setting) -> dict:
-        values = read_json(path := self.needed(kind, setting, "json"), AGAIN)
-        if values.get("setting") != str(setting):
-            raise FileError(f"{path} is not of {setting}; {AGAIN}")
-        return values
-
-    write_metrics, metrics = partialmethod(_write, "metrics"), partialmethod(_read, "metrics")
-    write_streams, streams = partialmethod(_write, "streams"), partialmethod(_read, "streams")
+    def table(self, settings: list[Setting]) -> pandas.DataFrame:
+        """A row a setting: quality, ratios to the baseline, cost, how much smaller. Shares are from
+        0 to 1; `smaller` is of file bytes; NaN is what cannot be stated."""
+        rows = [self.result("metrics", "json", _read_row, setting) for setting in settings]
+        return pandas.DataFrame(rows, index=list(map(str, settings)))
 
     def measured(self) -> list[Setting]:
         """Settings that have a metrics file, in the chain's order; other files are ignored."""
         return [each for each in SETTINGS if self.path("metrics", each, "json").is_file()]
 
-    def table(self, settings: list[Setting]):
-        """A pandas frame, a row a setting: quality, ratios to the baseline, cost, how much smaller.
-        Shares are from 0 to 1; `smaller` is of file bytes; NaN is what cannot be stated."""
-        rows = []
-        for setting in settings:
-            values = self.metrics(setting)
-            with _whole(self.path("metrics", setting, "json")):
-                rows.append(_row(values["quality"], values["cost"], values["versus_baseline"]))
-        return pandas.DataFrame(rows, index=list(map(str, settings)))
+    def write_history(self, setting: Setting, fold: int, rows: list[dict]) -> None:
+        text = pandas.DataFrame(rows).to_csv(index=False, lineterminator="\n")
+        write_atomic(self.path("history", setting, "csv", fold), text.encode())
 
-
-def _row(quality: dict, cost: dict, versus: dict) -> dict:
-    row = {name: cost[name] for name in ("parameters", "file_bytes", "network_macs", "path_macs")}
-    row |= {"smaller": versus["file_bytes"], "fewer_network": versus["network_macs"]}
-    row |= {"fewer_path": versus["path_macs"], "verdict": versus["verdict"]}
-    row |= {"au_fa_fr": quality["au_fa_fr"]}
-    estimates = quality["missed"], quality["one_minus_auc"], versus["missed"]
-    for name, estimate in zip(("missed", "one_minus_auc", "missed_ratio"), estimates, strict=True):
-        row[name], row[f"{name}_low"], row[f"{name}_high"] = np.array(estimate, float)
-    return row
-
-
-@contextlib.contextmanager
-def _whole(path: Path):
-    """Whatever is wrong with a result becomes one line: the file, and how to make it anew."""
-    try:
-        yield
-    except Exception as error:  # pandas, zipfile, zlib and NumPy have errors of their own
-        raise FileError(f"{path} is damaged ({type(error).__name__}); {AGAIN}") from None
+    def write_scores(self, setting: Setting, **arrays: np.ndarray) -> None:
+        """Writes what `scores` reads."""
+        np.savez_compressed(buffer := io.BytesIO(), **arrays)
+        write_atomic(self.path("scores", setting, "npz"), buffer.getvalue())
 
 
 def provenance() -> dict:
     """Versions, device, threads and git commit: what a reader needs to compare runs."""
-    versions = {"python": platform.python_version()}
-    versions |= {package: metadata.version(package) for package in PACKAGES}
-    threads = os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count())
-    found = {"versions": versions, "device": platform.machine(), "threads": threads}
-    return found | {"commit": commit()}
+    packages = {package: metadata.version(package) for package in PACKAGES}
+    return {
+        "versions": {"python": platform.python_version()} | packages,
+        "device": platform.machine(),
+        "threads": os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count()),
+        "commit": commit(),
+    }
 
 
 def commit(root: Path = ROOT) -> str | None:
     """The checkout's commit, '+' where its code differs from that; None outside a checkout."""
-    if not (git := shutil.which("git")):
+    if not shutil.which("git"):
         return None
-    head = [git, "-C", str(root), "rev-parse", "--short=12", "HEAD"]
-    changed = [git, "-C", str(root), "status", "--porcelain", "--", "kwslib", "notebooks"]
-    found, change = (subprocess.run(c, capture_output=True, text=True) for c in (head, changed))
-    return found.stdout.strip() + "+" * bool(change.stdout) or None
+    code = ["status", "--porcelain", "--", "kwslib", "notebooks"]
+    commands = [["git", "-C", root, *more] for more in (["rev-parse", "--short=12", "HEAD"], code)]
+    head, change = (subprocess.run(c, capture_output=True, text=True).stdout for c in commands)
+    return head.strip() + "+" * bool(change) or None

@@ -8,16 +8,18 @@ another worker, which goes on from there.
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from . import experiment, training
 from .architecture import Setting
 from .runs import Parameters
 
 PATIENCE = "20s"  # for a scheduler to answer
-
-
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+LOCAL = {"threads_per_worker": 1, "memory_limit": 0}
+LOCAL |= {"dashboard_address": ":0", "silence_logs": "ERROR"}
+# Dask's own setting has malloc give memory back at every step: a third more processor time.
+THREADS = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+ENVIRONMENT = {"distributed.nanny.pre-spawn-environ": THREADS}
 
 
 def needs(setting: Setting) -> list[Setting]:
@@ -27,19 +29,15 @@ def needs(setting: Setting) -> list[Setting]:
 
 def in_order(settings: list[Setting]) -> list[Setting]:
     """The settings and all that they need, each after what it needs."""
-    ordered: list[Setting] = []
-    for setting in settings:
-        for each in [*in_order(needs(setting)), setting]:
-            if each not in ordered:
-                ordered.append(each)
-    return ordered
+    ordered = [each for setting in settings for each in [*in_order(needs(setting)), setting]]
+    return list(dict.fromkeys(ordered))
 
 
-def train_one(parameters: Parameters, setting: Setting, fold: int, *_after) -> float:
-    """Trains a setting in a fold if that is not yet done; returns the seconds it took."""
+def train_one(parameters: Parameters, setting: Setting, fold: int, *_after) -> str:
+    """Trains a setting in a fold if that is not yet done; returns which, and the seconds."""
     begun = time.perf_counter()
     experiment.open_cached(parameters).train_fold(setting, fold)
-    return time.perf_counter() - begun
+    return f"{setting}, fold {fold}, {time.perf_counter() - begun:.0f} s"
 
 
 def train_all(
@@ -55,67 +53,40 @@ def train_all(
     this process. say: called with a line whenever a training is done.
     """
     opened = experiment.open_cached(parameters)
-    waiting = [
-        (setting, fold)
-        for setting in in_order(settings)
-        for fold in range(len(opened.folds))
-        if not opened.is_trained(setting, fold)
-    ]
+    pairs = [(s, fold) for s in in_order(settings) for fold in range(len(opened.folds))]
+    waiting = [pair for pair in pairs if not opened.is_trained(*pair)]
     if not waiting:
         return
     say(f"{len(waiting)} networks to train")
-    if scheduler is None and min(workers, len(waiting)) == 1:
-        for number, (setting, fold) in enumerate(waiting, 1):
-            seconds = train_one(parameters, setting, fold)
-            say(_line(number, len(waiting), setting, fold, seconds))
-        return
-    with _client(min(workers, len(waiting)), scheduler) as client:
-        _run(client, parameters, waiting, say)
+    workers = min(workers, len(waiting))
+    is_alone = scheduler is None and workers == 1
+    with contextlib.nullcontext() if is_alone else _client(workers, scheduler) as client:
+        one_by_one = (train_one(parameters, *pair) for pair in waiting)
+        done = one_by_one if is_alone else _side_by_side(client, parameters, waiting)
+        for number, line in enumerate(done, 1):
+            say(f"trained {number} of {len(waiting)}: {line}")
 
 
-def _run(client, parameters: Parameters, waiting: list, say) -> None:
+def _side_by_side(client, parameters: Parameters, waiting: list) -> Iterator[str]:
     from dask.distributed import as_completed
 
-    futures, names = {}, {}
+    futures = {}
     for number, (setting, fold) in enumerate(waiting):
         after = [futures[each, fold] for each in needs(setting) if (each, fold) in futures]
-        future = client.submit(
-            train_one, parameters, setting, fold, *after, pure=False, priority=-number
-        )
-        futures[setting, fold], names[future.key] = future, (setting, fold)
-    for number, future in enumerate(as_completed(futures.values()), 1):
-        say(_line(number, len(waiting), *names[future.key], future.result()))
+        given, order = (parameters, setting, fold, *after), {"pure": False, "priority": -number}
+        futures[setting, fold] = client.submit(train_one, *given, **order)
+    return (future.result() for future in as_completed(futures.values()))
 
 
-@contextlib.contextmanager
 def _client(workers: int, scheduler: str | None):
     """A client of a scheduler, or of worker processes of our own, which end with this one."""
     import dask
-    from dask.distributed import Client, LocalCluster
+    from dask.distributed import Client
 
-    if scheduler:
-        try:
-            client = Client(scheduler, timeout=PATIENCE)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"no Dask scheduler at {scheduler} ({error})") from None
-        with client:
-            yield client
-        return
-    # Dask's own setting has malloc give memory back at every step: a third more processor time.
-    environment = {"distributed.nanny.pre-spawn-environ": dict.fromkeys(THREADS, "1")}
-    with (
-        dask.config.set(environment),
-        LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            dashboard_address=":0",
-            memory_limit=0,
-            silence_logs="ERROR",
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        yield client
-
-
-def _line(number: int, count: int, setting: Setting, fold: int, seconds: float) -> str:
-    return f"trained {number} of {count}: {setting}, fold {fold}, {seconds:.0f} s"
+    if not scheduler:
+        with dask.config.set(ENVIRONMENT):
+            return Client(n_workers=workers, **LOCAL)
+    try:
+        return Client(scheduler, timeout=PATIENCE)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"no Dask scheduler at {scheduler} ({error})") from None

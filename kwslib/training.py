@@ -22,7 +22,8 @@ from . import files, models
 from .architecture import Setting
 from .windows import ClipPool, TrackPool, balanced
 
-RECIPE_VERSION = 1  # raise it with every change that trains other networks from the same inputs
+# Raise one with every change that trains other networks from the same inputs.
+RECIPE_VERSIONS = {"clips": 1, "stream": 2}
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,11 @@ def recipe_of(setting: Setting, profile: str) -> Recipe:
         full = replace(full, rate=3e-3) if not full.windows else full
         return replace(full, epochs=6, epoch_steps=200, tracks=min(full.tracks, 1024))
     return full
+
+
+def version_of(setting: Setting) -> int:
+    """The recipe version of a setting's networks; int8 ones have that of their float setting."""
+    return RECIPE_VERSIONS["stream" if setting.is_stream else "clips"]
 
 
 def start_of(setting: Setting) -> Setting | None:
@@ -179,7 +185,8 @@ def train(
     """Trains a network in place; returns a history row for every epoch.
 
     resume: a file that holds unfinished training; one of the same inputs goes on from there, any
-    other is written over. inputs: what the result depends on. progress: called with each row.
+    other is written over. inputs: what the result depends on, the recipe version among them.
+    progress: called with each row.
     """
     if (teacher is None) != (recipe.temperature is None):
         raise ValueError("a teacher and a temperature go together")
@@ -187,7 +194,7 @@ def train(
     optimizer = torch.optim.Adam(
         model.parameters(), lr=recipe.rate, weight_decay=recipe.weight_decay, fused=True
     )
-    key = json.dumps([RECIPE_VERSION, inputs, asdict(recipe), seed], sort_keys=True)
+    key = json.dumps([inputs, asdict(recipe), seed], sort_keys=True)
     history = _restore(resume, key, model, optimizer)
     for epoch in range(len(history) + 1, recipe.epochs + 1):
         begun = time.perf_counter()

@@ -16,7 +16,7 @@ settings.register_profile(
 settings.load_profile("repeatable")
 
 TONES_HZ = {"sheila": (900, 1800), "cat": (300, 300), "dog": (1800, 900), "go": (500, 400)}
-TONES_HZ["stop"] = (2500, 2500)
+TONES_HZ |= {"stop": (2500, 2500)}
 SPEAKERS = {"train": 16, "validation": 4, "test": 4}
 
 
@@ -31,22 +31,17 @@ def data_root(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def tiny_corpus(tmp_path_factory):
+def tiny_corpus(tmp_path_factory, write_wav):
     """Five words (a rising tone is the keyword, sheila) by 24 speakers, who fall into all official
     parts and all folds. Some clips are short, some FLAC; two background recordings of 3 s."""
     root, generator = tmp_path_factory.mktemp("corpora") / "tiny", np.random.default_rng(0)
     for word, ends_hz in TONES_HZ.items():
-        (root / word).mkdir(parents=True)
         for number, speaker in enumerate(_speakers()):
-            samples = 16000 if number % 6 else 14000
-            clip = _tone(ends_hz, samples, generator)
-            suffix = "flac" if number % 8 == 0 else "wav"
-            path = root / word / f"{speaker}_nohash_0.{suffix}"
-            soundfile.write(path, clip, 16000, subtype="PCM_16")
-    (root / data.BACKGROUND).mkdir()
+            clip = _tone(ends_hz, 16000 if number % 6 else 14000, generator)
+            suffix = "wav" if number % 8 else "flac"
+            write_wav(root / word / f"{speaker}_nohash_0.{suffix}", clip)
     for name in ("rain", "fan"):
-        noise = generator.normal(0, 0.05, 48000)
-        soundfile.write(root / data.BACKGROUND / f"{name}.wav", noise, 16000, subtype="PCM_16")
+        write_wav(root / data.BACKGROUND / f"{name}.wav", generator.normal(0, 0.05, 48000))
     return root
 
 
@@ -56,9 +51,9 @@ def corpus(tiny_corpus, data_root):
     return data.load(tiny_corpus, progress=False)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def write_wav():
-    """write_wav(path, samples, rate): a PCM16 recording, its folder made."""
+    """write_wav(path, samples, rate): a PCM16 recording, WAV or FLAC, its folder made."""
 
     def write(path, samples, rate_hz=16000):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,10 +72,9 @@ def root(tmp_path, monkeypatch):
 
 def _speakers() -> list[str]:
     """The first names of the form 0000000a that fill the three parts."""
-    named = {part: [] for part in SPEAKERS}
-    for number in range(1000):
-        named[data.official_part(f"{number:08x}")].append(f"{number:08x}")
-    return sorted(name for part, count in SPEAKERS.items() for name in named[part][:count])
+    names = [f"{number:08x}" for number in range(1000)]
+    parts = {part: [n for n in names if data.official_part(n) == part] for part in SPEAKERS}
+    return sorted(name for part, count in SPEAKERS.items() for name in parts[part][:count])
 
 
 def _tone(ends_hz, samples, generator):

@@ -1,17 +1,18 @@
 """Parameters, and the files of a run."""
 
+import contextlib
 import json
 import re
 import subprocess
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from kwslib import runs
 from kwslib.architecture import Setting
-from kwslib.files import FileError
-from kwslib.runs import MissingStageError, ParameterError, Parameters, Run
+from kwslib.files import FileError, write_json
+from kwslib.runs import ParameterError, Parameters, Run
 
 BASELINE, CONTROL = Setting("baseline"), Setting("student3", "labels")
 STUDENT = Setting("student3", "int8-static")
@@ -30,41 +31,41 @@ def run():
 
 def write_results(run):
     """Metrics and scores as an experiment writes them, of three settings, each smaller."""
+    scores = {"ids": ["cat/a_nohash_0", "sheila/b_nohash_1"], "labels": [0, 1], "folds": [0, 0]}
+    quality = {"missed": [0.05, 0.02, 0.1], "one_minus_auc": [0.01, None, None]}
+    quality |= {"clips": 2, "positives": 1, "speakers": 2, "au_fa_fr": 1e-4}
     for setting, file_bytes in ((BASELINE, 100_000), (CONTROL, 10_000), (STUDENT, 5_000)):
-        cost = {"parameters": 70, "file_bytes": file_bytes}
-        cost |= {"network_macs": 933_808, "path_macs": 1_404_670}
+        cost = {"file_bytes": file_bytes, "network_macs": 933_808, "path_macs": 1_404_670}
         versus = {"missed": [1.5, 0.5, None], "verdict": "cannot tell", "network_macs": 12.7}
         versus |= {"file_bytes": 100_000 / file_bytes, "path_macs": 2.6}
-        quality = {"missed": [0.05, 0.02, 0.1], "one_minus_auc": [0.01, None, None]}
-        quality |= {"clips": 2, "positives": 1, "speakers": 2, "au_fa_fr": 1e-4}
         values = {"setting": str(setting), "quality": quality, "cost": cost}
-        run.write_metrics(setting, values | {"versus_baseline": versus})
-        run.write_scores(setting, ["cat/a_nohash_0", "sheila/b_nohash_1"], [0, 1], [0, 0],
-                         [1e-9, 1 / 3])  # fmt: skip
+        values |= {"versus_baseline": versus}
+        write_json(run.path("metrics", setting, "json"), values)
+        run.write_scores(setting, **scores, probabilities=[1e-9, 1 / 3])
 
 
-@pytest.mark.parametrize(
-    "name, allowed, values",
-    [
-        ("corpus", "text", [5, " "]),
-        ("keyword", "a word", [None, "", "../up", "a\nb", ".a"]),
-        ("talk", "None or a folder", [""]),
-        ("profile", "smoke, quick, full", ["fast", []]),
-        ("split", "speaker, folds, utterance", ["words"]),
-        ("seed", "from 0 to 2**31 - 1", ["0", 1.0, True, -1]),
-        ("run", "None, a name, or the path", [7, ".."]),
-    ],
-)
-def test_a_wrong_parameter_names_what_is_allowed(name, allowed, values):
-    for value in values:
+WRONG = {
+    ("corpus", "text"): [5, " "],
+    ("keyword", "a word"): [None, "", "../up", "a\nb", ".a"],
+    ("talk", "None or a folder"): [""],
+    ("profile", "smoke, quick, full"): ["fast", []],
+    ("split", "speaker, folds, utterance"): ["words"],
+    ("seed", "from 0 to 2**31 - 1"): ["0", 1.0, True, -1],
+    ("run", "None, a name, or the path"): [7, ".."],
+}
+
+
+@pytest.mark.parametrize("name, allowed", WRONG)
+def test_a_wrong_parameter_names_what_is_allowed(name, allowed):
+    for value in WRONG[name, allowed]:
         with pytest.raises(ParameterError) as caught:
             Parameters(**{name: value})
         assert f"{name} is {value!r}" in str(caught.value) and allowed in str(caught.value)
 
 
 def test_a_keyword_is_composed_and_stripped():
-    assert Parameters(keyword="gro\u0308ße ").keyword == "größe"
-    assert Parameters(keyword="می\u200cخواهم").keyword == "می\u200cخواهم"
+    for typed, keyword in (("gro\u0308ße ", "größe"), ("می\u200cخواهم", "می\u200cخواهم")):
+        assert Parameters(keyword=typed).keyword == keyword
 
 
 def test_a_run_is_named_after_its_parameters_and_no_place_is_written(reports, tmp_path):
@@ -109,40 +110,22 @@ def test_the_folder_of_another_run_is_refused(run):
 
 
 def test_of_two_new_runs_of_one_name_one_is_refused():
-    made, refused = [], []
-
     def make(seed):
-        try:
-            made.append(Run(Parameters(run="new", seed=seed)))
-        except ParameterError:
-            refused.append(seed)
+        with contextlib.suppress(ParameterError):
+            return Run(Parameters(run="new", seed=seed))
 
-    threads = [threading.Thread(target=make, args=(seed,)) for seed in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(made) == 1 and len(refused) == 3
-    assert made[0].read()["parameters"] == made[0].parameters.named()
+    with ThreadPoolExecutor(4) as threads:
+        (made,) = filter(None, threads.map(make, range(4)))
+    assert made.read()["parameters"] == made.parameters.named()
 
 
-def test_a_run_is_held_once(run):
-    with run.locked(), pytest.raises(ParameterError, match="another report"), run.locked():
-        pass
-    with run.locked():
-        assert run.measured() == []
-
-
-def test_a_place_that_cannot_be_written_names_the_variable(reports):
-    reports.write_text("a file")
+def test_a_run_is_held_once_and_a_place_that_cannot_be_written_names_the_variable(run, reports):
+    for _ in range(2):
+        with run.locked(), pytest.raises(ParameterError, match="another report"), run.locked():
+            pass
+    (reports / "file").write_text("no folder")
     with pytest.raises(ParameterError, match="KWS_REPORTS"):
-        Run(Parameters(run="mine"))
-
-
-def test_what_is_not_there_says_how_to_make_it(run):
-    for missing in (run.history, run.scores, run.metrics, run.streams):
-        with pytest.raises(MissingStageError, match=r"baseline are not in .*`kws report`"):
-            missing(BASELINE)
+        Run(Parameters(run=f"{reports}/file"))
 
 
 def test_results_come_back_exactly(run):
@@ -160,12 +143,15 @@ def test_results_come_back_exactly(run):
 
 
 @pytest.mark.parametrize("content", ["", "null", "[]", "{}", '{"setting": "student1"}', None])
-def test_damaged_results_are_one_line_with_file_and_command(run, content):
+def test_missing_or_damaged_results_are_one_line_with_file_and_command(run, content):
+    for kind, read in (("metrics", run.metrics), ("scores", run.scores), ("history", run.history)):
+        with pytest.raises(FileError, match=rf"{kind}.baseline\.\w+ is missing: run `kws report`"):
+            read(BASELINE)
     write_results(run)
     for kind, suffix, read in (("metrics", "json", run.metrics), ("scores", "npz", run.scores)):
         path = run.path(kind, BASELINE, suffix)
         whole = path.read_bytes()
         path.write_bytes(whole[: len(whole) // 2] if content is None else content.encode())
-        with pytest.raises(FileError, match=f"{kind}.baseline.*kws report") as caught:
+        with pytest.raises(FileError, match=f"{kind}.baseline.*: delete it and run `kws") as caught:
             read(BASELINE)
         assert "\n" not in str(caught.value)

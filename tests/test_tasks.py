@@ -70,16 +70,17 @@ def test_in_one_process_all_that_is_needed_is_trained_once(alone, parameters):
 def killer(monkeypatch):
     """killer(folder) watches a run in a thread. Once a training has saved its first epoch, it kills
     the worker process that trains, and appends its pid to the list that it returned."""
-    start, clusters, over = dask.distributed.LocalCluster, [], threading.Event()
+    start, clients, over = dask.distributed.Client, [], threading.Event()
 
-    def cluster(**options):
-        clusters.append(start(**options))
-        return clusters[0]
+    def client(**options):
+        clients.append(start(**options))
+        return clients[0]
 
     def watch(folder, killed):
         while not killed and not over.wait(0.002):
             for resume in (folder / "resume").glob("*.safetensors"):
-                busy = [w.pid for w in clusters[0].scheduler.workers.values() if w.processing]
+                workers = clients[0].cluster.scheduler.workers.values()
+                busy = [worker.pid for worker in workers if worker.processing]
                 if len(busy) == 1 and not killed:
                     os.kill(busy[0], signal.SIGSTOP)
                     is_over = (folder / "checkpoints" / resume.name).exists()
@@ -91,7 +92,7 @@ def killer(monkeypatch):
         threading.Thread(target=watch, args=(folder, killed), daemon=True).start()
         return killed
 
-    monkeypatch.setattr(dask.distributed, "LocalCluster", cluster)
+    monkeypatch.setattr(dask.distributed, "Client", client)
     yield killer
     over.set()
 
