@@ -70,9 +70,9 @@ _FULL = {
     Setting("student1"): Recipe(epochs=15, rate=2e-3, temperature=1.0, label_share=0.5),
     Setting("student2"): Recipe(epochs=18, temperature=10.0, label_share=0.5),
     Setting("student3"): Recipe(epochs=24, temperature=30.0, label_share=0.5),
-    Setting("baseline", "stream"): Recipe(epochs=10, rate=1e-3, **_STREAM),
+    Setting("baseline", "stream"): Recipe(epochs=20, rate=1e-3, **_STREAM),
     Setting("student3", "stream"): Recipe(
-        epochs=16, rate=4e-3, temperature=2.0, label_share=0.5, **_STREAM
+        epochs=30, rate=4e-3, temperature=2.0, label_share=0.5, **_STREAM
     ),
 }
 

@@ -23,6 +23,8 @@ NOISE, QUIET, BACKGROUND = 1, 2, 3  # what is done to a clip; to one in four, no
 WHITE = 64  # pieces of white noise to draw from
 TRACK_S = 4.0
 POSITIVES = 0.25  # of the windows drawn from tracks
+MIXED, UNDER_DB = 0.5, (0.0, 25.0)  # of the windows lie over another one, so many dB above it
+MASKED, BAND, STRETCH = 0.5, 8, 20  # of the windows lack a band of mels, a stretch of frames
 TILT, BEND = 1.2, 0.8  # largest change of ln power by a microphone, at the ends and in the middle
 LEAST_HELD = 0.2  # of a keyword: a window that holds as much has no label, unless it holds all
 AROUND_S = 0.1  # of audio that must follow and precede a fragment within its window
@@ -143,21 +145,44 @@ class TrackPool:
         self._places = [np.argwhere(self.labels == value) for value in (0, 1)]
 
     def draw(self, count: int, generator: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-mels and labels of windows, a quarter of them the keyword's; each through a
-        microphone of its own."""
+        """Log-mels and labels of windows, a quarter of them the keyword's. Half of them lie over
+        another window without the keyword. Each is heard through a microphone of its own, and may
+        lack a band and a stretch."""
         positives = round(count * POSITIVES) if len(self._places[1]) else 0
-        drawn = [
-            places[generator.integers(len(places), size=size)]
-            for places, size in zip(self._places, (count - positives, positives), strict=True)
-            if size
-        ]
-        track, window = torch.from_numpy(np.concatenate(drawn)).T
-        front_end, stride = self.architecture.front_end, self.architecture.stride[1]
-        power = self._power.unfold(2, front_end.frames, stride)[track, :, window]
-        power *= torch.from_numpy(np.exp(microphones(count, front_end.mels, generator)))[..., None]
-        labels = torch.zeros(count, dtype=torch.int64)
+        sizes = count - positives, positives
+        drawn = [_some(*pair, generator) for pair in zip(self._places, sizes, strict=True)]
+        power, labels = self._cut(np.concatenate(drawn)), torch.zeros(count, dtype=torch.int64)
         labels[count - positives :] = 1
+        under = self._cut(_some(self._places[0], count, generator))
+        gain = (generator.random(count) < MIXED) * 10 ** (-generator.uniform(*UNDER_DB, count) / 10)
+        gain = torch.from_numpy(gain.astype(np.float32)) * power.mean((1, 2))
+        power += under * (gain / under.mean((1, 2)).clamp_min(1e-9))[:, None, None]
+        front_end = self.architecture.front_end
+        power *= torch.from_numpy(np.exp(microphones(count, front_end.mels, generator)))[..., None]
+        mask_each(power, generator)
         return log_mel(power, front_end), labels
+
+    def _cut(self, places: np.ndarray) -> torch.Tensor:
+        """(n, mels, frames) power of windows at places (n, 2) of track and window."""
+        track, window = torch.from_numpy(places).T
+        frames, stride = self.architecture.front_end.frames, self.architecture.stride[1]
+        return self._power.unfold(2, frames, stride)[track, :, window]
+
+
+def _some(places: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
+    return places[generator.integers(len(places), size=count)] if count else places[:0]
+
+
+def mask_each(power: torch.Tensor, generator: np.random.Generator) -> None:
+    """Zeroes a band of at most `BAND` mels in half of the windows, and a stretch of at most
+    `STRETCH` frames in half, for each window another, in place (SpecAugment)."""
+    count, *sizes = power.shape
+    for axis, size, longest in zip((2, 1), sizes, (BAND, STRETCH), strict=True):
+        width = generator.integers(longest + 1, size=count) * (generator.random(count) < MASKED)
+        start = generator.integers(size - width + 1)
+        place = np.arange(size) - start[:, None]
+        keeps = torch.from_numpy((place < 0) | (place >= width[:, None]))
+        power *= keeps.unsqueeze(axis)
 
 
 def microphones(count: int, mels: int, generator: np.random.Generator) -> np.ndarray:

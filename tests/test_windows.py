@@ -128,8 +128,9 @@ def material(corpus):
 
 
 def test_windows_of_a_track_are_what_a_stream_scores_there(material, monkeypatch):
-    for name in ("TILT", "BEND"):  # without a microphone
-        monkeypatch.setattr(windows, name, 0.0)
+    plain = {"TILT": 0.0, "BEND": 0.0, "MIXED": 0.0, "MASKED": 0.0}
+    for name, value in plain.items():  # no microphone, speech or mask
+        monkeypatch.setattr(windows, name, value)
     pool, network = TrackPool(material, BASELINE, 1, seed=3), models.build(BASELINE, 0).eval()
     track, *_ = tracks.training_track(material, 64000, np.random.default_rng([3, 29, 0]))
     weights = {name: value.numpy() for name, value in network.state_dict().items()}
@@ -142,6 +143,26 @@ def test_windows_of_a_track_are_what_a_stream_scores_there(material, monkeypatch
     assert apart.min(1).max() < 1e-6 and np.quantile(apart, 0.1) > 1e-5  # windows are told apart
     assert np.array_equal(pool.labels[0, apart.argmin(1)], labels.numpy())
     assert set(apart.argmin(1)) == set(np.flatnonzero(pool.labels[0] >= 0))
+
+
+def test_speech_lies_under_windows_and_masks_are_each_window_s_own(material, monkeypatch):
+    pool = TrackPool(material, BASELINE, 2, seed=3)
+    monkeypatch.setattr(windows, "MASKED", 0.0)
+    heard = {}
+    for mixed in (0.0, 1.0):
+        monkeypatch.setattr(windows, "MIXED", mixed)
+        heard[mixed] = torch.exp(5 * pool.draw(64, generator())[0].double())
+    added = (heard[1.0] / heard[0.0]).mean((1, 2))
+    assert (heard[1.0] >= heard[0.0] * 0.999).all() and (added > 1).all()
+    power = torch.ones(200, 40, 101)
+    monkeypatch.setattr(windows, "MASKED", 0.5)
+    windows.mask_each(power, generator())
+    bands, stretches = (power == 0).all(2).sum(1), (power == 0).all(1).sum(1)
+    assert 0.3 < (bands > 0).double().mean() < 0.6 and 0.3 < (stretches > 0).double().mean() < 0.6
+    assert bands.max() <= windows.BAND and stretches.max() <= windows.STRETCH
+    assert torch.equal(
+        power, 1 - ((power == 0).all(2)[..., None] | (power == 0).all(1)[:, None]) * 1.0
+    )
 
 
 def test_a_quarter_of_the_windows_are_the_keyword_s(material):
