@@ -17,6 +17,7 @@ from torch.ao import quantization as ao
 from torch.ao.nn import quantized as int8
 
 from . import files, models
+from .architecture import Architecture
 
 LINEAR = ("attention.0", "attention.2", "classifier")
 
@@ -98,14 +99,15 @@ def save(path: Path, model: ClipByClip, **metadata: str) -> None:
 
 def load(path: Path) -> models.CRNN:
     """The network of any checkpoint, float or int8, in evaluation mode and as it was when saved, or
-    `CheckpointError`."""
+    `FileError`."""
     arrays, metadata = files.read_checkpoint(path)
     if "int8" not in metadata:
         return models.load(path)
-    quantized = quantize_dynamic(models.CRNN(files.architecture_of(metadata, path, arrays)))
+    architecture = Architecture.from_json(metadata["architecture"])
+    quantized = quantize_dynamic(models.CRNN(architecture))
     stored = {name: torch.from_numpy(value) for name, value in arrays.items()}
-    for name, scale in files.split_scales(arrays, path).items():
-        stored[name] = _quantized(stored[name], scale)
+    for name, scale in files.split_scales(arrays).items():
+        stored[name] = _quantized(stored[name], torch.from_numpy(scale))
     names = [*quantized.gru.get_weight(), *quantized.gru.get_bias()]
     quantized.gru.set_weight_bias({name: stored[f"gru.{name}"] for name in names})
     for name in LINEAR:
@@ -114,9 +116,15 @@ def load(path: Path) -> models.CRNN:
     weight, bias = stored["convolution.weight"], stored["convolution.bias"]
     if metadata["int8"] == "dynamic":
         quantized.convolution.load_state_dict({"weight": weight, "bias": bias})
-    else:
-        ranges = files.ranges_of(metadata)
-        quantized.convolution = _static_convolution(quantized.convolution, weight, bias, ranges)
+        return quantized
+    scale_in, zero_in, scale_out, zero_out = map(float, metadata["ranges"].split())
+    wrapped = ao.QuantWrapper(quantized.convolution)
+    wrapped.quant = int8.Quantize(scale_in, int(zero_in), torch.quint8)
+    wrapped.dequant = int8.DeQuantize()
+    wrapped.module = int8.Conv2d(1, architecture.channels, architecture.kernel, architecture.stride)
+    wrapped.module.set_weight_bias(weight, bias)
+    wrapped.module.scale, wrapped.module.zero_point = scale_out, int(zero_out)
+    quantized.convolution = wrapped
     return quantized
 
 
@@ -127,19 +135,8 @@ def _scales(weight: torch.Tensor) -> np.ndarray:
     return np.array([weight.q_scale()])
 
 
-def _quantized(integers: torch.Tensor, scales: np.ndarray) -> torch.Tensor:
+def _quantized(integers: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
     if integers.ndim < 4:
-        return torch._make_per_tensor_quantized_tensor(integers, float(scales[0]), 0)
+        return torch._make_per_tensor_quantized_tensor(integers, float(scales), 0)
     zeros = torch.zeros(len(scales), dtype=torch.int64)
-    return torch._make_per_channel_quantized_tensor(integers, torch.from_numpy(scales), zeros, 0)
-
-
-def _static_convolution(c: nn.Conv2d, weight, bias, ranges: tuple) -> nn.Module:
-    scale_in, zero_in, scale_out, zero_out = ranges
-    wrapped = ao.QuantWrapper(c)
-    integer = int8.Conv2d(c.in_channels, c.out_channels, c.kernel_size, c.stride)
-    integer.set_weight_bias(weight, bias)
-    integer.scale, integer.zero_point = scale_out, zero_out
-    wrapped.quant = int8.Quantize(scale_in, zero_in, torch.quint8)
-    wrapped.module, wrapped.dequant = integer, int8.DeQuantize()
-    return wrapped
+    return torch._make_per_channel_quantized_tensor(integers, scales, zeros, 0)
