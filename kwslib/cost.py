@@ -30,17 +30,14 @@ def of_checkpoint(path: Path) -> dict[str, int]:
 def by_part(path: Path) -> list[dict]:
     """Rows of part, parameters, bytes as stored and MACs; the front end is the last part."""
     arrays, architecture = _read(path)
-    stored = dict.fromkeys(architecture.macs(), 0)
+    stored = dict.fromkeys(architecture.parameters(), 0)
     for name, array in [*arrays.items(), *files.split_scales(arrays).items()]:
         if name != files.SCALES:
             stored[name.split(".")[0]] += array.nbytes
-    parameters = architecture.parameters() | {"front end": 0}
-    macs = architecture.macs() | {"front end": architecture.front_end.macs()}
-    stored["front end"] = 0
-    return [
-        {"part": part, "parameters": parameters[part], "bytes": stored[part], "macs": macs[part]}
-        for part in macs
-    ]
+    parameters, macs = architecture.parameters(), architecture.macs()
+    rows = [(part, parameters[part], stored[part], macs[part]) for part in parameters]
+    rows.append(("front end", 0, 0, architecture.front_end.macs()))
+    return [dict(zip(("part", "parameters", "bytes", "macs"), row, strict=True)) for row in rows]
 
 
 def _read(path: Path) -> tuple[dict, Architecture]:
