@@ -23,7 +23,8 @@ def _check(owner) -> None:
         value, (low, high) = getattr(owner, f.name), BOUNDS[f.type]
         numbers, kinds = (value, [int, int]) if f.type == PAIR else ([value], [f.type])
         if list(map(type, numbers)) != kinds or not all(low <= n <= high for n in numbers):
-            raise ValueError(f"{f.name} is {value!r}; it must be {f.type} from {low} to {high}")
+            kind = f"{len(kinds)} {kinds[0].__name__}"
+            raise ValueError(f"{f.name} is {value!r}; it must be {kind} from {low} to {high}")
 
 
 @dataclass(frozen=True)

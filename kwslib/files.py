@@ -22,6 +22,7 @@ SCALES = "scales"
 DTYPES = {"float32": "F32", "int8": "I8", "float64": "F64"}
 LARGEST_BYTES = 1 << 26  # of a checkpoint: two hundred times the largest that is made here
 LARGEST_SCALE = 1e36  # 128 times as much is still a float32
+DAMAGE = (SafetensorError, OSError, ValueError, TypeError, AttributeError, RecursionError)
 UNFINISHED = ".unfinished"
 
 
@@ -89,7 +90,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     The size is judged before any array is read: in safetensors the arrays fill the file."""
     try:
         if not path.is_file():
-            raise ValueError("there is no such file")
+            raise ValueError("no checkpoint is there")
         if (size := path.stat().st_size) > LARGEST_BYTES:
             raise ValueError(f"{size:,} bytes; a checkpoint has up to {LARGEST_BYTES:,}")
         with safe_open(path, framework="np") as file:
@@ -98,7 +99,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
                 raise ValueError(f"its format is {metadata.get('format')}; train it anew")
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         _check(arrays, metadata)
-    except (ValueError, TypeError, KeyError, OSError, RecursionError, SafetensorError) as error:
+    except DAMAGE as error:
         raise FileError(f"{path}: {' '.join(str(error).split())}") from None
     return arrays, metadata
 
@@ -122,14 +123,16 @@ def _check(arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
         if not ((arrays[name] > low) & (arrays[name] < high)).all():  # NaN is not
             raise ValueError(f"{name} holds values that no network has")
     if int8 == "static":
-        scale_in, zero_in, scale_out, zero_out = map(float, metadata["ranges"].split())
-        are_scales = 0 < scale_in < LARGEST_SCALE and 0 < scale_out < LARGEST_SCALE
-        if not are_scales or not {zero_in, zero_out} <= set(range(256)):
-            raise ValueError(f"ranges are {metadata['ranges']}: no scale and zero point, twice")
+        ranges = [float(number) for number in metadata.get("ranges", "").split()]
+        are_scales = all(0 < scale < LARGEST_SCALE for scale in ranges[::2])
+        if len(ranges) != 4 or not are_scales or not set(ranges[1::2]) <= set(range(256)):
+            raise ValueError(f"ranges are {ranges}; they must be a scale and a zero point, twice")
     if "detector" in metadata:
         detector = json.loads(metadata["detector"])
-        is_named = set(detector) == {"threshold", "smoothing"}
-        if not (is_named and 0 <= detector["threshold"] <= 1 <= detector["smoothing"] <= 100):
+        is_good = set(detector) == {"threshold", "smoothing"} and 0 <= detector["threshold"] <= 1
+        if not (
+            is_good and type(detector["smoothing"]) is int and 0 < detector["smoothing"] <= 100
+        ):
             raise ValueError(f"its detector is {detector}: no threshold and smoothing")
 
 

@@ -40,12 +40,12 @@ def assert_refused(path):
 
 
 def assert_rewrites_are_refused(path, *changes):
-    """Checkpoints with other arrays or metadata, of which those that are arrays become arrays."""
-    arrays, metadata = files.read_checkpoint(path)
+    """The checkpoint with each change: to arrays, or where the values are text, to metadata."""
+    held = files.read_checkpoint(path)
     for change in changes:
-        others = {n: v for n, v in change.items() if not isinstance(v, str)}
-        texts = {n: v for n, v in change.items() if isinstance(v, str)}
-        files.write_checkpoint(path, arrays | others, metadata | texts)
+        is_text = any(isinstance(value, str) for value in change.values())
+        arrays, metadata = (held[0], held[1] | change) if is_text else (held[0] | change, held[1])
+        files.write_checkpoint(path, arrays, metadata)
         assert_refused(path)
 
 
@@ -116,7 +116,8 @@ def test_metadata_can_be_added_and_a_detector_is_checked(good):
     assert json.loads(metadata["detector"]) == {"threshold": 0.25, "smoothing": 3}
     assert metadata["note"] == "zwölf"
     assert all(np.array_equal(before[name], after[name]) for name in before)
-    wrong = ["", "null", "[]", "{}", "5", '{"threshold": 2, "smoothing": 3}', '{"threshold": 0.5}']
+    wrong = ["", "null", "[]", "{}", "5", '{"threshold": 0.5}', '{"threshold": 2, "smoothing": 3}']
+    wrong += ['{"threshold": 0.5, "smoothing": 3.5}']
     assert_rewrites_are_refused(good, *({"detector": text} for text in wrong))
 
 
