@@ -7,28 +7,23 @@ its outputs, a classifier of two classes. Counts are for one window of one secon
 
 import json
 import math
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 
 import numpy as np
 
 CLASSES = 2  # other words, the keyword
-MOST_STEPS = 512  # of a window; a description may ask for any amount of memory
-
-
-def _within(low: float, high: float, default=MISSING):
-    return field(default=default, metadata={"bounds": (low, high)})
+PAIR = tuple[int, int]
+# Bounds of the numbers in a description: a file's could ask for any amount of memory.
+BOUNDS = {int: (1, 1 << 14), PAIR: (1, 1 << 14), float: (-1e9, 1e9)}
 
 
 def _check(owner) -> None:
-    """`ValueError` naming a field whose numbers have another type or break its bounds."""
-    for f in (f for f in fields(owner) if f.metadata):
-        value, (low, high) = getattr(owner, f.name), f.metadata["bounds"]
-        is_pair = f.type == tuple[int, int]
-        numbers = value if is_pair else (value,)
-        kinds = (int, float) if f.type is float else (int,)
-        is_within = all(type(n) in kinds and low <= n <= high for n in numbers)  # NaN is not
-        if not is_within or len(numbers) != 1 + is_pair:
-            kind = "two whole numbers" if is_pair else f"one {f.type.__name__}"
+    """`ValueError` naming a field whose numbers have another type or are out of bounds."""
+    for f in (f for f in fields(owner) if f.type in BOUNDS):
+        value, (low, high) = getattr(owner, f.name), BOUNDS[f.type]
+        numbers, kinds = (value, [int, int]) if f.type == PAIR else ([value], [f.type])
+        if list(map(type, numbers)) != kinds or not all(low <= n <= high for n in numbers):
+            kind = f"{len(kinds)} {kinds[0].__name__}"
             raise ValueError(f"{f.name} is {value!r}; it must be {kind} from {low} to {high}")
 
 
@@ -39,20 +34,21 @@ class FrontEnd:
     log_mel = (ln(clamp(power, floor, ceiling)) - centre) / spread
     """
 
-    sample_rate_hz: int = _within(1, 1 << 18, 16000)
-    clip_samples: int = _within(1, 1 << 18, 16000)
-    window_samples: int = _within(1, 4096, 400)
-    hop_samples: int = _within(1, 4096, 160)
-    mels: int = _within(1, 4096, 40)
-    floor: float = _within(1e-30, 1e30, 1e-9)
-    ceiling: float = _within(1e-30, 1e30, 1e9)
-    centre: float = _within(-1e6, 1e6, -7.0)
-    spread: float = _within(1e-6, 1e6, 5.0)
+    sample_rate_hz: int = 16000
+    clip_samples: int = 16000
+    window_samples: int = 400
+    hop_samples: int = 160
+    mels: int = 40
+    floor: float = 1e-9
+    ceiling: float = 1e9
+    centre: float = -7.0
+    spread: float = 5.0
 
     def __post_init__(self):
         _check(self)
-        if not self.floor < self.ceiling:
-            raise ValueError(f"floor is {self.floor}; it must be below the ceiling")
+        is_sane = 1e-30 <= self.floor < self.ceiling and self.spread >= 1e-6
+        if not is_sane or self.window_samples * self.mels > 1 << 24:
+            raise ValueError(f"floor, spread, window_samples or mels of {self} make no front end")
 
     @property
     def frames(self) -> int:
@@ -65,8 +61,7 @@ class FrontEnd:
 
     def window(self) -> np.ndarray:
         """(window_samples,) float32: a periodic Hann window."""
-        n = np.arange(self.window_samples)
-        return (0.5 - 0.5 * np.cos(2 * np.pi * n / self.window_samples)).astype(np.float32)
+        return np.hanning(self.window_samples + 1)[:-1].astype(np.float32)
 
     def filters(self) -> np.ndarray:
         """(bins, mels) float32: triangles between neighbours on the HTK mel scale,
@@ -74,45 +69,43 @@ class FrontEnd:
         half_hz = self.sample_rate_hz / 2
         top_mel = 2595 * math.log10(1 + half_hz / 700)
         edges_hz = 700 * (10 ** (np.linspace(0, top_mel, self.mels + 2) / 2595) - 1)
-        widths_hz = np.diff(edges_hz)
-        bins_hz = np.linspace(0, half_hz, self.bins)[:, None]
+        bins_hz, widths_hz = np.linspace(0, half_hz, self.bins)[:, None], np.diff(edges_hz)
         rising = (bins_hz - edges_hz[:-2]) / widths_hz[:-1]
         falling = (edges_hz[2:] - bins_hz) / widths_hz[1:]
         return np.maximum(0, np.minimum(rising, falling)).astype(np.float32)
 
     def macs(self) -> int:
-        """Multiply-accumulates of a window's log-mels. A frame of N samples takes N for the Hann
-        window, N log2 N for the real FFT (half a complex radix-2 one, four products a butterfly),
-        and for each bin 2 of its power and 2 of the triangles over it. The logarithm is free."""
+        """Multiply-accumulates of a window's log-mels. A frame of n samples takes n for the Hann
+        window, n log2 n for the real FFT (half a complex radix-2 one, four products a butterfly),
+        and 4 for each bin: 2 of its power, 2 of the triangles over it. The logarithm is free."""
         n = self.window_samples
-        return self.frames * round(n + n * math.log2(n) + 2 * self.bins + 2 * self.bins)
+        return self.frames * round(n + n * math.log2(n) + 4 * self.bins)
 
 
 @dataclass(frozen=True)
 class Architecture:
     """Sizes of a network. `kernel` and `stride` are over (mels, frames)."""
 
-    channels: int = _within(1, 4096)
-    hidden: int = _within(1, 4096)
-    layers: int = _within(1, 4096, 2)
-    kernel: tuple[int, int] = _within(1, 4096, (5, 20))
-    stride: tuple[int, int] = _within(1, 4096, (2, 8))
-    dropout: float = _within(0.0, 0.999, 0.1)
+    channels: int
+    hidden: int
+    layers: int = 2
+    kernel: PAIR = (5, 20)
+    stride: PAIR = (2, 8)
+    dropout: float = 0.1
     front_end: FrontEnd = field(default_factory=FrontEnd)
 
     def __post_init__(self):
         _check(self)
-        if self.conv_mels < 1 or not 1 <= self.steps <= MOST_STEPS:
-            raise ValueError(f"kernel {self.kernel}, stride {self.stride}: no steps, or too many")
+        if self.conv_mels < 1 or self.steps < 1 or not 0 <= self.dropout < 1:
+            raise ValueError(f"no network has this kernel, stride, dropout: {self}")
 
     @property
     def conv_mels(self) -> int:
-        """Rows of the convolution's output."""
         return (self.front_end.mels - self.kernel[0]) // self.stride[0] + 1
 
     @property
     def steps(self) -> int:
-        """Steps of a window after the convolution: what GRU and attention see."""
+        """Steps of a window after the convolution, which has `conv_mels` rows."""
         return (self.front_end.frames - self.kernel[1]) // self.stride[1] + 1
 
     @property
@@ -168,9 +161,9 @@ class Architecture:
             made = Architecture(**values | pairs | {"front_end": front_end})
             if json.loads(made.to_json()) != values:
                 raise ValueError("fields are missing")
-            return made
-        except (TypeError, KeyError, AttributeError, ValueError, RecursionError) as error:
+        except (TypeError, KeyError, ValueError, RecursionError) as error:
             raise ValueError(f"not the description of an architecture: {error}") from None
+        return made
 
 
 ARCHITECTURES = {
@@ -218,18 +211,16 @@ class Setting:
 
     @property
     def is_stream(self) -> bool:
-        return self.float.variant == "stream"
+        return self.variant.startswith("stream")
 
     @property
     def is_control(self) -> bool:
         return self.variant == "labels"
 
 
-SETTINGS = tuple(Setting(*name.split("-", 1)) for name in NAMES)
-
-
 def setting_named(name: str) -> Setting:
-    """The one of SETTINGS with this name, or `ValueError` listing them."""
-    if name not in NAMES:
-        raise ValueError(f"setting is {name!r}; it must be one of {', '.join(NAMES)}")
-    return SETTINGS[NAMES.index(name)]
+    """The setting of this name, or `ValueError` listing them."""
+    return Setting(*name.split("-", 1))
+
+
+SETTINGS = tuple(map(setting_named, NAMES))

@@ -11,17 +11,13 @@ from .architecture import FrontEnd
 
 
 def mel_power(waveforms: torch.Tensor, front_end: FrontEnd) -> torch.Tensor:
-    """Mel power spectrogram.
-
-    Shape: (batch, samples) float32 from -1 to 1 -> (batch, mels, 1 + samples // hop)
-    """
+    """(batch, samples) float32 from -1 to 1 -> (batch, mels, 1 + samples // hop) mel power."""
     half = front_end.window_samples // 2
     padded = torch.nn.functional.pad(waveforms[:, None], (half, half), mode="reflect")[:, 0]
     frames = padded.unfold(1, front_end.window_samples, front_end.hop_samples)
     window = torch.from_numpy(front_end.window()).to(waveforms.device)
     spectrum = torch.view_as_real(torch.fft.rfft(frames * window))
-    power = spectrum[..., 0].square()
-    power.addcmul_(spectrum[..., 1], spectrum[..., 1])
+    power = spectrum[..., 0].square().addcmul_(spectrum[..., 1], spectrum[..., 1])
     filters = torch.from_numpy(front_end.filters()).to(waveforms.device)
     return (power @ filters).transpose(1, 2)  # (batch, frames, mels) -> (batch, mels, frames)
 

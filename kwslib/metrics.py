@@ -2,10 +2,8 @@
 
 `labels` is (clips,) of 0 and 1, 1 being the keyword; `scores` is (clips,), the keyword's
 probability. A clip is accepted when its score is at least the threshold. A *false accept* is an
-accepted clip of another word, a *miss* a rejected clip of the keyword.
-
-A measure is `measure(labels, scores, weights=None)`. weights, (..., clips), say how often each clip
-counts (None: once), and the result has the shape (...): so the bootstrap needs no copies of clips.
+accepted clip of another word, a *miss* a rejected clip of the keyword. In a measure, weights
+(..., clips) say how often each clip counts (None: once), and the result has the shape (...).
 """
 
 from collections.abc import Callable
@@ -14,8 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-REPLICATES, CHUNK = 1000, 25  # of the bootstrap; a chunk is computed at once and fits a cache
-ROUNDING = 1 + 1e-12  # 0.29 * 100 is 28.999..
+CHUNKS, CHUNK = 40, 25  # replicates of the bootstrap; a chunk is computed at once, fits a cache
 
 
 class Estimate(NamedTuple):
@@ -28,10 +25,8 @@ class Estimate(NamedTuple):
 
 def _validate(labels, scores) -> tuple[np.ndarray, np.ndarray]:
     labels, scores = np.asarray(labels), np.asarray(scores, dtype=np.float64)
-    if labels.ndim != 1 or labels.shape != scores.shape:
-        raise ValueError(f"labels {labels.shape} and scores {scores.shape} must be (clips,) alike")
-    if not set(np.unique(labels)) == {0, 1}:
-        raise ValueError("labels must be 0 and 1: clips of the keyword and of other words")
+    if labels.shape != scores.shape or set(labels) != {0, 1}:
+        raise ValueError("labels must be 0 and 1, clips of both, and as many as scores")
     if not ((scores >= 0) & (scores <= 1)).all():  # NaN fails too
         raise ValueError("scores must be probabilities from 0 to 1")
     return labels.astype(bool), scores
@@ -52,32 +47,31 @@ def error_curve(labels, scores, weights=None) -> tuple[np.ndarray, np.ndarray, n
     return thresholds, below[0][..., -1:] - below[0], below[1]
 
 
-def _point(false_accepts, false_accept_rate: float) -> np.ndarray:
-    """(..., 1) first point at which at most that share of the other words' clips is accepted."""
-    allowed = false_accept_rate * false_accepts[..., :1] * ROUNDING
-    return np.argmax(false_accepts <= allowed, axis=-1, keepdims=True)
+def _operating_point(labels, scores, false_accept_rate, weights=None):
+    """Thresholds, misses, and (..., 1) the first point with few enough false accepts."""
+    thresholds, false_accepts, misses = error_curve(labels, scores, weights)
+    allowed = false_accept_rate * false_accepts[..., :1] * (1 + 1e-12)  # 0.29 * 100 is 28.999..
+    return thresholds, misses, np.argmax(false_accepts <= allowed, axis=-1, keepdims=True)
 
 
 def missed(labels, scores, false_accept_rate: float = 1e-3, weights=None):
     """Lowest share, 0 to 1, of the keyword's clips missed while at most `false_accept_rate` of the
     other words' clips are accepted. It comes first: it is what a user feels."""
-    _, false_accepts, misses = error_curve(labels, scores, weights)
-    point = _point(false_accepts, false_accept_rate)
+    _, misses, point = _operating_point(labels, scores, false_accept_rate, weights)
     return np.take_along_axis(misses, point, axis=-1)[..., 0] / misses[..., -1]
 
 
 def threshold_at(labels, scores, false_accept_rate: float = 1e-3) -> float:
     """The threshold that `missed` is at. It is just above 1, so that it rejects everything, where
     too many other clips score exactly 1."""
-    thresholds, false_accepts, _ = error_curve(labels, scores)
-    return float(thresholds[_point(false_accepts, false_accept_rate)[0]])
+    thresholds, _, point = _operating_point(labels, scores, false_accept_rate)
+    return float(thresholds[point[0]])
 
 
 def au_fa_fr(labels, scores, weights=None):
-    """Area under false rejects over false accepts, both as shares of all n clips: the study's
-    measure, by trapezoids over the thresholds 0, every score, 1.
+    """Area under misses over false accepts, both as shares of all n clips: the study's measure.
 
-        sum over neighbouring thresholds of (FA_i - FA_j) / n * (FR_i + FR_j) / (2 n)
+        sum over neighbours of the thresholds 0, every score, 1 of (FA_i - FA_j) (M_i + M_j) / 2 n^2
 
     But for clips that score exactly 1 it is (1 - AUC) * P N / (P + N)^2, so it scales with the
     share of positives and compares within a corpus only.
@@ -98,77 +92,50 @@ def one_minus_auc(labels, scores, weights=None):
 
 def estimate(measure: Callable, labels, scores, speakers) -> Estimate:
     """A measure with its 95 % interval: percentiles over resampled speakers, whose clips stay
-    together (Efron 1979). No interval for one speaker, or where every replicate is the same.
+    together (Efron 1979). No interval for one speaker, or where every replicate is the same. The
+    bootstrap of no errors is 0 to 0, so that of `missed` is widened to the exact one of its counts.
 
-    The bootstrap of no errors is 0 to 0, so the interval of `missed` is at least the exact one of
-    its counts. labels, scores, speakers: (clips,).
+    labels, scores, speakers: (clips,).
     """
     labels, scores = _validate(labels, scores)
-    exact, clips = [], int(labels.sum())
-    if measure is missed:
-        exact = [binomial_interval(round(missed(labels, scores) * clips), clips)]
+    clips, misses = int(labels.sum()), round(missed(labels, scores) * labels.sum())
+    exact = binomial_interval(misses, clips) if measure is missed else []
     return _bootstrap(partial(measure, labels, scores), labels, speakers, exact)
 
 
+@np.errstate(divide="ignore", invalid="ignore")
 def ratio(measure: Callable, labels, scores, reference_scores, speakers) -> Estimate:
     """A measure divided by that of other scores of the same clips, on the same resampled speakers:
-    0.5 is half the errors. NaN without an interval where the reference makes no error.
+    0.5 is half the errors. NaN without an interval where the reference makes no error. That of
+    `missed` is widened to the exact one, given the clips that one of the two misses (McNemar 1947).
 
-    The interval of `missed` is at least the exact one, given the clips that only one of the two
-    misses (McNemar 1947). labels, scores, reference_scores, speakers: (clips,).
+    labels, scores, reference_scores, speakers: (clips,).
     """
     labels, scores = _validate(labels, scores)
-    _, reference_scores = _validate(labels, reference_scores)
+    pair, exact = (scores, _validate(labels, reference_scores)[1]), []
 
     def divided(weights=None):
-        mine, other = (measure(labels, s, weights=weights) for s in (scores, reference_scores))
-        return np.divide(mine, other)
+        return np.divide(*(measure(labels, each, weights=weights) for each in pair))
 
-    with np.errstate(divide="ignore", invalid="ignore"):
-        exact = _exact_ratio(labels, scores, reference_scores) if measure is missed else []
-        return _bootstrap(divided, labels, speakers, exact)
-
-
-def _exact_ratio(labels, scores, reference_scores) -> list[tuple[float, float]]:
-    """The exact interval of a ratio of misses, or [] where both miss the same clips."""
-    mine, other = (s[labels] < threshold_at(labels, s) for s in (scores, reference_scores))
-    both, only = np.sum(mine & other), np.sum(mine != other)
-    if only == 0:
-        return []
-    shares = np.array(binomial_interval(int(np.sum(mine & ~other)), int(only)))
-    return [tuple((both + shares * only) / (both + (1 - shares) * only))]
+    mine, other = (each[labels] < threshold_at(labels, each) for each in pair)
+    both, only = np.sum(mine & other), int(np.sum(mine != other))
+    if measure is missed and only:
+        shares = np.array(binomial_interval(int(np.sum(mine & ~other)), only))
+        exact = ((both + shares * only) / (both + (1 - shares) * only)).tolist()
+    return _bootstrap(divided, labels, speakers, exact)
 
 
-def quality(labels, scores, speakers) -> dict:
-    """What a metrics file states of scores: how many clips, keywords and speakers; `missed` and
-    `one_minus_auc` as estimates; `au_fa_fr`."""
-    found = {"clips": len(labels), "positives": int(np.sum(labels))}
-    found["speakers"] = len(np.unique(speakers))
-    found["missed"] = estimate(missed, labels, scores, speakers)
-    found["one_minus_auc"] = estimate(one_minus_auc, labels, scores, speakers)
-    return found | {"au_fa_fr": au_fa_fr(labels, scores)}
-
-
-def verdict(estimate: Estimate) -> str:
-    """What the interval of a `ratio` says of the network: "better", "worse" or "cannot tell"."""
-    if estimate.low is None or estimate.low <= 1 <= estimate.high:
-        return "cannot tell"
-    return "better" if estimate.high < 1 else "worse"
-
-
-def _bootstrap(statistic: Callable, labels, speakers, exact: list) -> Estimate:
+def _bootstrap(statistic: Callable, labels, speakers, exact) -> Estimate:
     """statistic(weights=None) with percentiles 2.5 and 97.5 over resampled speakers, widened to the
     exact interval if there is one. Replicates that lack a class or are 0 / 0 are left out."""
-    _, speaker = np.unique(speakers, return_inverse=True)
+    names, speaker = np.unique(speakers, return_inverse=True)
     if speaker.shape != labels.shape:
         raise ValueError(f"speakers {speaker.shape} must be (clips,) like labels {labels.shape}")
-    value, count, generator = float(statistic()), speaker.max() + 1, np.random.default_rng(0)
-    if not np.isfinite(value):
-        return Estimate(float("nan"), None, None)
-    if count < 2:
-        return Estimate(value, None, None)
-    values = []
-    for _ in range(REPLICATES // CHUNK):
+    value, count, generator = float(statistic()), len(names), np.random.default_rng(0)
+    if count < 2 or not np.isfinite(value):
+        return Estimate(value if np.isfinite(value) else np.nan, None, None)
+    values, ends = [], [*exact]
+    for _ in range(CHUNKS):
         drawn = generator.multinomial(count, np.full(count, 1 / count), size=CHUNK)
         weights = drawn[:, speaker]  # (replicates, clips)
         keyword = weights[:, labels].sum(axis=1)
@@ -176,12 +143,28 @@ def _bootstrap(statistic: Callable, labels, speakers, exact: list) -> Estimate:
         values.extend(statistic(weights=weights))
     values = np.sort(values)[: np.sum(~np.isnan(values))]  # NaN are sorted to the end
     if len(values) and values[0] < values[-1]:
-        low = np.quantile(values, 0.025, method="lower")
-        exact = [*exact, (low, np.quantile(values, 0.975, method="higher"))]
-    if not exact:
-        return Estimate(value, None, None)
-    lows, highs = zip(*exact, strict=True)
-    return Estimate(value, float(min(lows)), float(max(highs)))
+        ends.append(float(np.quantile(values, 0.025, method="lower")))
+        ends.append(float(np.quantile(values, 0.975, method="higher")))
+    return Estimate(value, min(ends, default=None), max(ends, default=None))
+
+
+def quality(labels, scores, speakers) -> dict:
+    """What a metrics file states of scores: counts, two estimates, the study's measure."""
+    return {
+        "clips": len(labels),
+        "positives": int(np.sum(labels)),
+        "speakers": len(np.unique(speakers)),
+        "missed": estimate(missed, labels, scores, speakers),
+        "one_minus_auc": estimate(one_minus_auc, labels, scores, speakers),
+        "au_fa_fr": au_fa_fr(labels, scores),
+    }
+
+
+def verdict(estimate: Estimate) -> str:
+    """What the interval of a `ratio` says of the network: "better", "worse" or "cannot tell"."""
+    if estimate.low is None or estimate.low <= 1 <= estimate.high:
+        return "cannot tell"
+    return "better" if estimate.high < 1 else "worse"
 
 
 def poisson_interval(count: int, exposure: float) -> tuple[float, float]:

@@ -17,8 +17,7 @@ class CRNN(nn.Module):
 
     def __init__(self, architecture: Architecture):
         super().__init__()
-        a = architecture
-        self.architecture = a
+        self.architecture = a = architecture
         self.convolution = nn.Conv2d(1, a.channels, a.kernel, a.stride)
         dropout = a.dropout if a.layers > 1 else 0.0
         self.gru = nn.GRU(a.gru_inputs, a.hidden, a.layers, batch_first=True, dropout=dropout)
@@ -42,8 +41,8 @@ class CRNN(nn.Module):
         return self.classifier((weights * outputs).sum(1))
 
     def windows(self, log_mels: torch.Tensor, every: int = 1) -> torch.Tensor:
-        """A long recording window by window, each from rest: (batch, mels, frames) log-mels ->
-        (batch, windows, 2) logits, a window every `every` steps, the first one second long."""
+        """A long recording window by window, each from rest and one second long: (batch, mels,
+        frames) log-mels -> (batch, windows, 2) logits, a window every `every` steps."""
         a = self.architecture
         inputs = self.convolve(log_mels).unfold(1, a.steps, every).transpose(2, 3)
         outputs, _ = self.gru(inputs.flatten(0, 1))  # (batch * windows, steps, hidden)
@@ -68,17 +67,16 @@ def build(architecture: Architecture, seed: int) -> CRNN:
 
 def save(path: Path, model: CRNN, **metadata: str) -> None:
     """Weights, with the description of network and front end in the metadata."""
-    weights = {name: value.detach().cpu().numpy() for name, value in model.state_dict().items()}
-    files.write_checkpoint(
-        path, weights, {"architecture": model.architecture.to_json(), **metadata}
-    )
+    weights = {name: value.cpu().numpy() for name, value in model.state_dict().items()}
+    metadata["architecture"] = model.architecture.to_json()
+    files.write_checkpoint(path, weights, metadata)
 
 
 def load(path: Path) -> CRNN:
-    """The network of a float checkpoint, in evaluation mode, or `CheckpointError`."""
+    """The network of a float checkpoint, in evaluation mode, or `FileError`."""
     arrays, metadata = files.read_checkpoint(path)
-    if metadata.get("int8"):
-        raise files.CheckpointError(f"{path} holds an int8 network; quantization.load reads it")
-    model = CRNN(files.architecture_of(metadata, path, arrays))
+    if "int8" in metadata:
+        raise files.FileError(f"{path} holds an int8 network; quantization.load reads it")
+    model = CRNN(Architecture.from_json(metadata["architecture"]))
     model.load_state_dict({name: torch.from_numpy(value) for name, value in arrays.items()})
     return model.eval()

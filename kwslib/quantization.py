@@ -17,14 +17,15 @@ from torch.ao import quantization as ao
 from torch.ao.nn import quantized as int8
 
 from . import files, models
+from .architecture import Architecture
 
 LINEAR = ("attention.0", "attention.2", "classifier")
 
 
 class ClipByClip(models.CRNN):
-    """A network in integers, shapes as in `CRNN`. The kernels round activations by the range of all
-    that they are given. So in a batch a clip's score would depend on the other clips, and be
-    coarser. Each clip is given alone, as on a device, and to one thread: several would wait."""
+    """A network in integers, shapes as in `CRNN`. The kernels round activations by their range over
+    the batch, so a clip's score would depend on other clips. Each clip is given alone, as on a
+    device, and to one thread: several would wait."""
 
     def forward(self, log_mels: torch.Tensor) -> torch.Tensor:
         score, threads = super().forward, torch.get_num_threads()
@@ -47,12 +48,10 @@ def quantize_dynamic(model: models.CRNN) -> ClipByClip:
 
 
 def quantize_static(model: models.CRNN, log_mels: torch.Tensor) -> ClipByClip:
-    """A copy with int8 convolution too.
+    """A copy with int8 convolution too. Its activations' ranges are those of least squared error on
+    log_mels (clips, mels, frames) of training clips, so that rare extremes do not coarsen all.
 
-    log_mels: (clips, mels, frames) of training clips, on which the ranges of the convolution's
-    input and output are measured: those of least squared error, so that rare extremes do not
-    coarsen all. Weights use 7 bits, since fbgemm's sums of two 8-bit products can saturate on
-    processors without VNNI. Activations need the bit more and use 8.
+    Weights use 7 bits: fbgemm's sums of two 8-bit products saturate on processors without VNNI.
     """
     quantized = quantize_dynamic(model)
     weight = ao.PerChannelMinMaxObserver.with_args(
@@ -92,20 +91,25 @@ def save(path: Path, model: ClipByClip, **metadata: str) -> None:
         weights[f"{name}.weight"], biases[f"{name}.bias"] = linear.weight(), linear.bias()
     arrays = {name: value.detach().numpy() for name, value in biases.items()}
     arrays |= {name: value.int_repr().numpy() for name, value in weights.items()}
-    arrays[files.SCALES] = np.concatenate([_scales(weights[name]) for name in sorted(weights)])
+    scales = [
+        w.q_scale() if w.qscheme() == torch.per_tensor_affine else w.q_per_channel_scales()
+        for _, w in sorted(weights.items())
+    ]
+    arrays[files.SCALES] = np.hstack(scales).astype(np.float64)
     files.write_checkpoint(path, arrays, metadata)
 
 
 def load(path: Path) -> models.CRNN:
     """The network of any checkpoint, float or int8, in evaluation mode and as it was when saved, or
-    `CheckpointError`."""
+    `FileError`."""
     arrays, metadata = files.read_checkpoint(path)
     if "int8" not in metadata:
         return models.load(path)
-    quantized = quantize_dynamic(models.CRNN(files.architecture_of(metadata, path, arrays)))
+    architecture = Architecture.from_json(metadata["architecture"])
+    quantized = quantize_dynamic(models.CRNN(architecture))
     stored = {name: torch.from_numpy(value) for name, value in arrays.items()}
-    for name, scale in files.split_scales(arrays, path).items():
-        stored[name] = _quantized(stored[name], scale)
+    for name, scales in files.split_scales(arrays).items():
+        stored[name] = _quantized(stored[name], torch.from_numpy(scales))
     names = [*quantized.gru.get_weight(), *quantized.gru.get_bias()]
     quantized.gru.set_weight_bias({name: stored[f"gru.{name}"] for name in names})
     for name in LINEAR:
@@ -114,32 +118,20 @@ def load(path: Path) -> models.CRNN:
     weight, bias = stored["convolution.weight"], stored["convolution.bias"]
     if metadata["int8"] == "dynamic":
         quantized.convolution.load_state_dict({"weight": weight, "bias": bias})
-    else:
-        ranges = files.ranges_of(metadata)
-        quantized.convolution = _static_convolution(quantized.convolution, weight, bias, ranges)
+        return quantized
+    scale_in, zero_in, scale_out, zero_out = map(float, metadata["ranges"].split())
+    wrapped = ao.QuantWrapper(quantized.convolution)
+    wrapped.quant = int8.Quantize(scale_in, int(zero_in), torch.quint8)
+    wrapped.dequant = int8.DeQuantize()
+    wrapped.module = int8.Conv2d(1, architecture.channels, architecture.kernel, architecture.stride)
+    wrapped.module.set_weight_bias(weight, bias)
+    wrapped.module.scale, wrapped.module.zero_point = scale_out, int(zero_out)
+    quantized.convolution = wrapped
     return quantized
 
 
-def _scales(weight: torch.Tensor) -> np.ndarray:
-    """(1,) or (output channels,) float64; zero points are 0, since the scheme is symmetric."""
-    if weight.qscheme() == torch.per_channel_affine:
-        return weight.q_per_channel_scales().numpy().astype(np.float64)
-    return np.array([weight.q_scale()])
-
-
-def _quantized(integers: torch.Tensor, scales: np.ndarray) -> torch.Tensor:
+def _quantized(integers: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
     if integers.ndim < 4:
-        return torch._make_per_tensor_quantized_tensor(integers, float(scales[0]), 0)
-    zeros = torch.zeros(len(scales), dtype=torch.int64)
-    return torch._make_per_channel_quantized_tensor(integers, torch.from_numpy(scales), zeros, 0)
-
-
-def _static_convolution(c: nn.Conv2d, weight, bias, ranges: tuple) -> nn.Module:
-    scale_in, zero_in, scale_out, zero_out = ranges
-    wrapped = ao.QuantWrapper(c)
-    integer = int8.Conv2d(c.in_channels, c.out_channels, c.kernel_size, c.stride)
-    integer.set_weight_bias(weight, bias)
-    integer.scale, integer.zero_point = scale_out, zero_out
-    wrapped.quant = int8.Quantize(scale_in, zero_in, torch.quint8)
-    wrapped.module, wrapped.dequant = integer, int8.DeQuantize()
-    return wrapped
+        return torch._make_per_tensor_quantized_tensor(integers, float(scales), 0)
+    zeros = torch.zeros(len(scales), dtype=torch.int64)  # the scheme is symmetric
+    return torch._make_per_channel_quantized_tensor(integers, scales, zeros, 0)

@@ -8,6 +8,7 @@ forgotten after a second. An int8 checkpoint runs with its weights as floats (in
 """
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,14 +70,13 @@ class Stream:
 
     @classmethod
     def load(cls, path: Path) -> "Stream":
-        """The stream of a checkpoint, float or int8, or `CheckpointError`."""
+        """The stream of a checkpoint, float or int8, or `FileError`."""
         arrays, metadata = files.read_checkpoint(path)
-        architecture = files.architecture_of(metadata, path, arrays)
-        weights = files.float_weights(arrays, path)
+        architecture = Architecture.from_json(metadata["architecture"])
         try:
-            return cls(architecture, weights)
+            return cls(architecture, files.float_weights(arrays))
         except ValueError as error:
-            raise files.CheckpointError(f"{path}: {error}") from None
+            raise files.FileError(f"{path}: {error}") from None
 
     def reset(self) -> None:
         """Forgets everything; the next sample is at 0 s."""
@@ -181,7 +181,7 @@ class Stream:
 def ready(path: Path, threshold=None, smoothing=None) -> tuple[Stream, Detector]:
     """The stream and the detector of a checkpoint. `threshold` and `smoothing` override the stored
     values. Without a stored detector, the defaults of `Detector` hold."""
-    values = files.detector_of(files.read_checkpoint(path)[1], path) or {}
+    values = json.loads(files.read_checkpoint(path)[1].get("detector", "{}"))
     if threshold is not None:
         values["threshold"] = threshold
     if smoothing is not None:

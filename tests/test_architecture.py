@@ -24,10 +24,10 @@ STUDY = {
 NAN = float("nan")
 
 
-@pytest.mark.parametrize("name, parameters, macs", [(n, *counts) for n, counts in STUDY.items()])
-def test_parameters_and_macs_are_the_study_s(name, parameters, macs):
-    assert sum(ARCHITECTURES[name].parameters().values()) == parameters
-    assert 128 * sum(ARCHITECTURES[name].macs().values()) == macs
+def test_parameters_and_macs_are_the_study_s():
+    for name, counts in STUDY.items():
+        parameters, macs = ARCHITECTURES[name].parameters(), ARCHITECTURES[name].macs()
+        assert (sum(parameters.values()), 128 * sum(macs.values())) == counts
 
 
 def test_student3_by_hand():
@@ -91,28 +91,31 @@ def test_other_text_is_no_architecture(text):
         Architecture.from_json(text)
 
 
-STUDENT = ARCHITECTURES["student3"]
-WRONG = [(STUDENT, "channels", value) for value in (0, 2.0, True, 4097)]
-WRONG += [(STUDENT, "kernel", value) for value in ((5,), (41, 20), (5, 102))]
-WRONG += [(STUDENT, "stride", (2, 8.0)), (STUDENT, "stride", (0, 8)), (STUDENT, "dropout", NAN)]
-# fault 27: a floor of inf or 1e300 gave warnings and no detections
-WRONG += [(FrontEnd(), "floor", value) for value in (float("inf"), 1e300, 1e10, 0)]
-WRONG += [(FrontEnd(), "mels", 10**9), (FrontEnd(), "mels", 40.0), (FrontEnd(), "ceiling", NAN)]
-WRONG += [
-    (FrontEnd(), "hop_samples", 0),
-    (FrontEnd(), "centre", "low"),
-    (FrontEnd(), "spread", 0.0),
-]
+WRONG = {
+    "channels": (0, 2.0, True, 1 << 15),
+    "kernel": ((5,), (41, 20), (5, 102)),
+    "stride": ((2, 8.0), (0, 8)),
+    "dropout": (NAN, 1.0),
+    "floor": (float("inf"), 1e300, 1e10, 0.0),  # fault 27: gave warnings and no detections
+    "ceiling": (NAN,),
+    "mels": (10**9, 40.0, 1 << 13),
+    "hop_samples": (0,),
+    "centre": ("low",),
+    "spread": (0.0,),
+}
 
 
-@pytest.mark.parametrize("whole, name, value", WRONG)
-def test_impossible_values_are_refused_by_name(whole, name, value):
-    with pytest.raises(ValueError, match=name):
-        replace(whole, **{name: value})
+@pytest.mark.parametrize("name", WRONG)
+def test_impossible_values_are_refused_by_name(name):
+    long = FrontEnd(window_samples=1 << 12)  # so that many mels would take gigabytes
+    whole = long if hasattr(long, name) else ARCHITECTURES["student3"]
+    for value in WRONG[name]:
+        with pytest.raises(ValueError, match=name):
+            replace(whole, **{name: value})
 
 
 def test_the_chain_has_fifteen_settings_in_order():
-    names = [str(setting) for setting in SETTINGS]
+    names = list(map(str, SETTINGS))
     assert len(set(names)) == 15 and names[0] == "baseline"
     assert names[5:7] == ["student3", "student3-labels"]
     assert names[-3:] == ["baseline-stream", "student3-stream", "student3-stream-int8-static"]
@@ -129,9 +132,7 @@ def test_a_setting_knows_what_it_is_made_from():
     assert Setting("student2", "labels").architecture == ARCHITECTURES["student2"]
 
 
-@pytest.mark.parametrize("names", [("student9",), ("student3", "int4")])
-def test_other_settings_are_refused_with_what_there_is(names):
-    with pytest.raises(ValueError, match=rf"{names[-1]}.*(baseline|int8-static)"):
-        Setting(*names)
-    with pytest.raises(ValueError, match=rf"{names[-1]}.*student1-labels"):
-        setting_named("-".join(names))
+@pytest.mark.parametrize("name", ["student9", "student3-int4"])
+def test_other_settings_are_refused_with_what_there_is(name):
+    with pytest.raises(ValueError, match=rf"{name}.*student1-labels"):
+        setting_named(name)

@@ -50,17 +50,6 @@ def test_bytes_of_parts_by_hand(student3):
     assert found["dynamic"][3] == found["static"][3] == 24 + 4 * 2 + 8  # classifier, one scale
 
 
-@pytest.mark.parametrize("name, seen", [("baseline", 3232), ("student3", 808)])
-def test_the_misreading_measure_sees_the_float_convolution_alone(name, seen):
-    model = models.build(ARCHITECTURES[name], 0)
-    parameters = ARCHITECTURES[name].parameters()
-    quantized = quantization.quantize_dynamic(model)
-    assert cost.seen_parameter_bytes(quantized) == seen == 4 * parameters["convolution"]
-    assert cost.seen_parameter_bytes(model) == 4 * sum(parameters.values())
-    assert 0 < cost.torch_save_bytes(model) - 4 * sum(parameters.values()) < 20000
-    assert cost.torch_save_bytes(quantized) < cost.torch_save_bytes(model)
-
-
 @pytest.mark.parametrize("architecture", ARCHITECTURES.values())
 def test_ptflops_agrees_within_one_percent(architecture):
     # it counts tanh and other bias terms; the large parts are the same
