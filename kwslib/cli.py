@@ -274,7 +274,7 @@ def main() -> None:
         code, message = app(prog_name="kws", standalone_mode=False) or 0, ""
     except (KeyboardInterrupt, typer.Abort):
         code, message = 130, ""
-    except (RuntimeError, OSError) as error:  # StageError, MissingStageError; disk full
+    except (RuntimeError, OSError) as error:  # StageError; disk full
         code, message = 1, error
     except Exception as error:  # CorpusError, ParameterError, FileError, AudioError; typer's own
         if not isinstance(error, ValueError) and not hasattr(error, "format_message"):

@@ -14,22 +14,24 @@ from kwslib.architecture import SETTINGS, Setting
 from kwslib.runs import Parameters, Run
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+README, REPORTS = ((ROOT / name).read_text() for name in ("README.md", "reports/README.md"))
 SMALL, LISTENS = Setting("student3", "int8-static"), Setting("student3", "stream")
 VERDICTS = {"better": "fewer", "worse": "more", "cannot tell": "we cannot tell if more"}
 
 
 def committed() -> Run:
-    """The committed run."""
-    folder = ROOT / "reports" / "happy"
-    values = {"corpus": "speech_commands", "keyword": "happy", "talk": "talk", "profile": "full"}
-    return Run(Parameters(**values, split="folds", run=f"{folder}"))
+    parts = ("speech_commands", "happy", "talk", "full", "folds", 0, f"{ROOT}/reports/happy")
+    return Run(Parameters(*parts))
+
+
+def percents(shares) -> str:
+    """A share and its interval."""
+    return "{:.1f} % [{:.1f}, {:.1f}]".format(*(100 * share for share in shares))
 
 
 def headline(run) -> str:
     """The first sentences, from the result files."""
-    table = run.table([Setting("baseline"), SMALL])
-    big, small = table.iloc[0], table.iloc[1]
+    big, small = (row for _, row in run.table([Setting("baseline"), SMALL]).iterrows())
     heard, bytes_ = run.streams(LISTENS), run.metrics(LISTENS)["cost"]["file_bytes"]
     accepts = heard["false_accepts"]["read speech"]["per_hour"]
     missed = heard["missed"]["between words"]["share"]
@@ -53,11 +55,11 @@ def results(run) -> str:
     lines = ["| setting | kB | missed | against the baseline | fewer MACs, network | whole path |"]
     lines.append("|---|--:|--:|---|--:|--:|")
     for name, row in run.table(shown).iterrows():
-        missed, low, high = (100 * row[f"missed{end}"] for end in ("", "_low", "_high"))
+        missed = percents(row[["missed", "missed_low", "missed_high"]])
         verdict = "–" if name == "baseline" else row["verdict"]
         lines.append(
-            f"| {name} | {row['file_bytes'] / 1000:.1f} | {missed:.1f} % [{low:.1f}, {high:.1f}] "
-            f"| {verdict} | {row['fewer_network']:.1f} | {row['fewer_path']:.1f} |"
+            f"| {name} | {row['file_bytes'] / 1000:.1f} | {missed} | {verdict} "
+            f"| {row['fewer_network']:.1f} | {row['fewer_path']:.1f} |"
         )
     return "\n".join(lines)
 
@@ -69,12 +71,11 @@ def listening(run) -> str:
     for setting in [each for each in SETTINGS if each.is_stream]:
         found, cost = run.streams(setting), run.metrics(setting)["cost"]
         accepts = found["false_accepts"]["read speech"]
-        cells = [f"{cost['file_bytes'] / 1000:.1f}"]
+        cells = [str(setting), f"{cost['file_bytes'] / 1000:.1f}"]
         cells.append("{per_hour:.1f} [{low:.1f}, {high:.1f}]".format(**accepts))
-        for where in ("between words", "10 dB over speech"):
-            share, low, high = (100 * found["missed"][where][k] for k in ("share", "low", "high"))
-            cells.append(f"{share:.1f} % [{low:.1f}, {high:.1f}]")
-        lines.append(f"| {setting} | " + " | ".join(cells) + " |")
+        for missed in (found["missed"][where] for where in ("between words", "10 dB over speech")):
+            cells.append(percents(missed[part] for part in ("share", "low", "high")))
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -87,21 +88,19 @@ def open_point(run) -> str:
 def clips(run) -> str:
     """The finding of reports/README.md on clips."""
     row = run.table([SMALL]).iloc[0]
-    times, low, high = (row[f"missed_ratio{end}"] for end in ("", "_low", "_high"))
     return (
-        f"The smallest network is {row['smaller']:.0f} times smaller and misses {times:.2f} "
-        f"({low:.2f} to {high:.2f}) times as many keywords as the baseline: {row['verdict']}."
-    )
+        "The smallest network is {smaller:.0f} times smaller and misses {missed_ratio:.2f} "
+        "({missed_ratio_low:.2f} to {missed_ratio_high:.2f}) times as many keywords as the "
+        "baseline: {verdict}."
+    ).format(**row)
 
 
-@pytest.mark.parametrize("render", [headline, results, open_point])
-def test_readme_states_what_the_run_found(render):
-    assert render(committed()) in README
+PAGES = {headline: README, results: README, open_point: README, listening: REPORTS, clips: REPORTS}
 
 
-@pytest.mark.parametrize("render", [listening, clips])
-def test_reports_readme_states_what_the_run_found(render):
-    assert render(committed()) in (ROOT / "reports" / "README.md").read_text()
+@pytest.mark.parametrize("render", PAGES)
+def test_a_readme_states_what_the_run_found(render):
+    assert render(committed()) in PAGES[render]
 
 
 def test_the_sample_gives_what_readme_prints():
@@ -112,8 +111,7 @@ def test_the_sample_gives_what_readme_prints():
 
 
 def test_every_link_leads_to_a_file():
-    for page in (README, (ROOT / "reports/README.md").read_text()):
-        folder = ROOT if page is README else ROOT / "reports"
+    for page, folder in ((README, ROOT), (REPORTS, ROOT / "reports")):
         for target in re.findall(r"\]\(([^)#:]+)\)", page):
             assert (folder / target).exists(), target
 
@@ -123,7 +121,7 @@ def test_readme_has_short_sentences_and_narrow_tables():
     sentences = re.split(r"(?<=[.:?!])\s|\n\n|\n- ", prose)
     assert max(len(sentence.split()) for sentence in sentences) <= 30
     assert max(line.count("|") - 1 for line in README.splitlines()) <= 6
-    assert len((ROOT / "reports/README.md").read_text().splitlines()) <= 80
+    assert len(REPORTS.splitlines()) <= 80
 
 
 if __name__ == "__main__":
