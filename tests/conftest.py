@@ -53,7 +53,7 @@ def tiny_corpus(tmp_path_factory):
 @pytest.fixture(scope="session")
 def corpus(tiny_corpus, data_root):
     """The tiny corpus, indexed."""
-    return data.load(tiny_corpus, progress=False)
+    return data.load(tiny_corpus)
 
 
 @pytest.fixture
