@@ -82,7 +82,7 @@ def corpus_(
     listed = _clip_names(clips) if clips else set()  # before a corpus is made
     loaded = data.load(corpus)
     here, rejected = set(loaded.ids.tolist()), [f"{path}: {why}" for path, why in loaded.rejected]
-    print(f"{loaded.name}: {len(loaded):,} clips, {loaded.hours:.2f} h, digest {loaded.digest}")
+    print(f"{loaded.name}: {len(loaded):,} clips, digest {loaded.digest}")
     print(f"speakers: {len(set(loaded.speakers.tolist())):,}")
     print("words:", ", ".join(f"{word} {n:,}" for word, n in loaded.word_counts().items()))
     print("background:", ", ".join(sorted(loaded.background)))

@@ -6,6 +6,7 @@ KWS_DATA names.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -91,41 +92,42 @@ def name_of(corpus: str) -> str:
     return corpus if corpus in NAMES else Path(corpus).expanduser().resolve().name
 
 
-def load(corpus: str | Path, progress: bool = True) -> Corpus:
-    """The corpus of this name or path, made, downloaded or indexed first if need be. `progress`:
-    show bars, and count on standard error what was rejected."""
+def load(corpus: str | Path) -> Corpus:
+    """The corpus of this name or path, made, downloaded or indexed first if need be. Says on
+    standard error what was rejected."""
     name, root = str(corpus), Path(corpus).expanduser()
-    is_there = name != "embedded" and root.is_dir()
-    if name not in NAMES and not is_there:
+    if name == "embedded":
+        speak = functools.partial(synth.make, fold_of=fold_of, official_part=official_part)
+        root = make_folder(name, 300_000_000, speak, [synth.VERSION])
+    elif root.is_dir():
+        if name in NAMES:
+            print(f"{root.resolve()} is there: nothing is downloaded", file=sys.stderr)
+    elif name in NAMES:
+        root = make_folder(name, 6_000_000_000, _download) / "SpeechCommands" / name
+    else:
         raise CorpusError(f"no folder {name!r}; a corpus is {', '.join(NAMES)}, or a folder's path")
-    if not is_there:
-        root = _embedded(progress) if name == "embedded" else _downloaded(name)
     root = root.resolve()
     place = f"{root.name}-{hashlib.sha256(str(root).encode()).hexdigest()[:8]}"
     with _making():
-        loaded = index.open_index(root, ROOT / "index" / place, progress)
-    unnamed, lines = np.sum(loaded.speakers == ""), []
-    if is_there and name in NAMES:
-        lines.append(f"{root} is there: nothing is downloaded")
+        loaded = index.open_index(root, ROOT / "index" / place)
     if loaded.rejected:
-        lines.append(f"{index.why(loaded.rejected)}; see kws corpus")
-    if unnamed:
-        lines.append(f"{unnamed} of {len(loaded)} names state no speaker")
-    for line in lines if progress else []:
-        print(f"{loaded.name}: {line}", file=sys.stderr)
+        print(f"{root.name}: {index.why(loaded.rejected)}; see kws corpus", file=sys.stderr)
+    if unnamed := np.sum(loaded.speakers == ""):
+        print(f"{root.name}: {unnamed} of {len(loaded)} names state no speaker", file=sys.stderr)
     return loaded
 
 
-def make_folder(name: str, recipe: list, needed_bytes: int, write) -> Path:
-    """The folder of that name below `ROOT`. `write(folder)` fills it, if another recipe did."""
-    root = ROOT / name
+def make_folder(name: str, needed_bytes: int, write, recipe: list | None = None) -> Path:
+    """The folder of that name below `ROOT`. `write(folder)` fills it if it is not there, or if it
+    was made by another recipe."""
+    root, note = ROOT / name, ROOT / name / "recipe.json"
     with _making():
         with contextlib.suppress(OSError, ValueError):
-            if json.loads((root / "recipe.json").read_text("utf-8")) == recipe:
+            if root.is_dir() and (not recipe or json.loads(note.read_text("utf-8")) == recipe):
                 return root
         with index.replace_folder(root, needed_bytes) as staging:
             write(staging)
-            (staging / "recipe.json").write_text(json.dumps(recipe), "utf-8")
+            (staging / note.name).write_text(json.dumps(recipe), "utf-8")
     return root
 
 
@@ -136,40 +138,29 @@ def _making():
     try:
         ROOT.mkdir(parents=True, exist_ok=True)
         try:
-            held = lock.acquire(timeout=2)
+            lock.acquire(timeout=2)
         except filelock.Timeout:
             print(f"waiting for process {maker.read_text()}, which fills {ROOT}", file=sys.stderr)
-            held = lock.acquire()
-        with held:
-            maker.write_text(str(os.getpid()))
-            for left in [*ROOT.glob(".making-*"), *ROOT.glob("index/.making-*")]:  # of killed ones
-                shutil.rmtree(left, ignore_errors=True)
-            yield
+            lock.acquire()
+        maker.write_text(str(os.getpid()))
+        for left in [*ROOT.glob(".making-*"), *ROOT.glob("index/.making-*")]:  # of killed ones
+            shutil.rmtree(left, ignore_errors=True)
+        yield
     except OSError as error:
         problem = f"{error.filename or ROOT}: {error.strerror or error}"
         remedy = f"what is made goes to {ROOT}, the variable KWS_DATA names another folder"
         raise CorpusError(f"{problem}; {remedy}") from None
+    finally:
+        lock.release()
 
 
-def _embedded(progress: bool) -> Path:
-    def write(folder):
-        synth.make(folder, fold_of, official_part, progress=progress)
-
-    return make_folder("embedded", [synth.VERSION], synth.SIZE_BYTES, write)
-
-
-def _downloaded(name: str) -> Path:
-    """Speech Commands by torchaudio's downloader, checksum verified; complete or not there."""
+def _download(folder: Path) -> None:
+    """Speech Commands by torchaudio's downloader, which verifies a checksum."""
     from torchaudio.datasets import SPEECHCOMMANDS
 
-    root = ROOT / name
-    with _making():
-        if not root.is_dir():
-            with index.replace_folder(root, 6 * 10**9) as staging:
-                try:
-                    SPEECHCOMMANDS(str(staging), url=name, download=True)
-                except (OSError, RuntimeError) as error:  # no network; a bad checksum
-                    remedy = f"try again, or unpack {name}.tar.gz into a folder {name} here"
-                    raise CorpusError(f"could not download {name} ({error}); {remedy}") from None
-                (staging / f"{name}.tar.gz").unlink(missing_ok=True)
-    return root / "SpeechCommands" / name
+    try:
+        SPEECHCOMMANDS(str(folder), url=folder.name, download=True)
+    except (OSError, RuntimeError) as error:  # no network; a bad checksum
+        archive = f"{folder.name}.tar.gz into a folder {folder.name} here"
+        raise CorpusError(f"no download ({error}); try again, or unpack {archive}") from None
+    (folder / f"{folder.name}.tar.gz").unlink(missing_ok=True)

@@ -25,7 +25,7 @@ from . import audio
 CLIP_SAMPLES = 16000
 BACKGROUND = "_background_noise_"
 NO_SOUND = ("", ".txt", ".md", ".json", ".csv", ".tsv", ".html", ".pdf", ".yaml", ".yml", ".py")
-VERSION = 5
+VERSION = 6
 
 
 class CorpusError(ValueError):
@@ -42,17 +42,12 @@ class Corpus:
     ids: np.ndarray  # (clips,) 'WORD/SPEAKER_nohash_N'
     words: np.ndarray  # (clips,)
     speakers: np.ndarray  # (clips,), '' where the name states none
-    lengths: np.ndarray  # (clips,) samples before padding
     clips: np.ndarray  # (clips, samples) int16, memory-mapped
     background: dict[str, np.ndarray]  # name -> (samples,) int16
     rejected: list[tuple[str, str]]  # (path, reason)
 
     def __len__(self) -> int:
         return len(self.ids)
-
-    @property
-    def hours(self) -> float:
-        return float(self.lengths.sum()) / audio.SAMPLE_RATE_HZ / 3600
 
     def word_counts(self) -> dict[str, int]:
         """Clips of each word, the most frequent first."""
@@ -77,7 +72,8 @@ def is_recording(path: Path) -> bool:
 def why(rejected: list[tuple[str, str]]) -> str:
     """How many recordings were rejected, with the most common reason."""
     ((reason, count),) = Counter(reason for _, reason in rejected).most_common(1)
-    return f"recordings rejected: {len(rejected)} ({count} of them: {reason})"
+    first = next(path for path, given in rejected if given == reason)
+    return f"recordings rejected: {len(rejected)} ({count} of them: {reason}; the first is {first})"
 
 
 @contextlib.contextmanager
@@ -95,7 +91,7 @@ def replace_folder(target: Path, needed_bytes: int):
         staging.rename(target)
 
 
-def open_index(root: Path, folder: Path, progress: bool) -> Corpus:
+def open_index(root: Path, folder: Path) -> Corpus:
     """The corpus below `root`, whose index is in `folder`, made if need be."""
     listing = []  # (id with suffix, path, bytes, modification time)
     for path in filter(is_recording, [*root.glob("[!._]*/*"), *root.glob(f"{BACKGROUND}/*")]):
@@ -108,7 +104,7 @@ def open_index(root: Path, folder: Path, progress: bool) -> Corpus:
         noise_bytes = sum(row[2] for row in listing if row[0].startswith(BACKGROUND))
         needed_bytes = 2 * CLIP_SAMPLES * len(listing) + 2 * noise_bytes  # FLAC halves at most
         with replace_folder(folder, needed_bytes) as staging:
-            _write(root, listing, staging, stamp, progress)
+            _write(root, listing, staging, stamp)
         found = _read(root, folder, stamp)
     return found
 
@@ -116,22 +112,21 @@ def open_index(root: Path, folder: Path, progress: bool) -> Corpus:
 def _read(root: Path, folder: Path, stamp: str) -> Corpus | None:
     """None where there is no index of these recordings, or a damaged one."""
     try:
-        index = json.loads((folder / "index.json").read_text("utf-8"))
-        lengths, noises = index["lengths"], index["background"]
-        ends = np.cumsum([len(lengths) * CLIP_SAMPLES, *noises.values()])
+        found = json.loads((folder / "index.json").read_text("utf-8"))
+        ids, noises = found["ids"], found["background"]
+        ends = np.cumsum([len(ids) * CLIP_SAMPLES, *noises.values()])
         samples = np.memmap(folder / "samples.int16", np.int16, "r")
-        if index["stamp"] != stamp or len(samples) != ends[-1]:
+        if found["stamp"] != stamp or len(samples) != ends[-1]:
             return None
         clips, *pieces = np.split(samples, ends[:-1])
         return Corpus(
             root.name,
             root,
-            index["digest"],
-            *map(np.array, zip(*map(_names, lengths), strict=True)),
-            lengths=np.array(list(lengths.values()), dtype=np.int64),
+            found["digest"],
+            *map(np.array, zip(*map(_names, ids), strict=True)),
             clips=clips.reshape(-1, CLIP_SAMPLES),
             background={n.split("/")[1]: noise for n, noise in zip(noises, pieces, strict=True)},
-            rejected=[(path, reason) for path, reason in index["rejected"]],
+            rejected=[(path, reason) for path, reason in found["rejected"]],
         )
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
@@ -144,32 +139,32 @@ def _names(clip_id: str) -> tuple[str, str, str]:
     return clip_id, word, named[1] if named else ""
 
 
-def _write(root: Path, listing: list, staging: Path, stamp: str, progress: bool) -> None:
+def _write(root: Path, listing: list, staging: Path, stamp: str) -> None:
     """Reads every recording once. Writes without a memory map: on a full disk that is killed."""
-    lengths, background, rejected, noises, digest = {}, {}, [], [], hashlib.sha256()
-    bar = tqdm(listing, f"index {root.name}", unit="clip", disable=None if progress else True)
+    ids, background, rejected, noises, digest = {}, {}, [], [], hashlib.sha256()
     with open(staging / "samples.int16", "wb") as file:
-        for name, path, *_ in bar:
+        for name, path, *_ in tqdm(listing, f"index {root.name}", unit="clip", disable=None):
             stem, is_noise = name.rsplit(".", 1)[0], name.startswith(BACKGROUND)
             try:
                 samples = audio.read_clip(root / path, None if is_noise else CLIP_SAMPLES)
                 if is_noise and len(samples) <= CLIP_SAMPLES:
                     raise audio.AudioError("background recording of a second or less")
-                if stem in lengths or stem in background:
+                if stem in ids or stem in background:
                     raise audio.AudioError("stands twice, in two formats")
             except audio.AudioError as error:
                 rejected.append((name, str(error)))
                 continue
             digest.update(f"{stem}:{len(samples)}:".encode() + samples.tobytes())
-            (background if is_noise else lengths)[stem] = len(samples)
             if is_noise:
+                background[stem] = len(samples)
                 noises.append(samples.tobytes())
             else:
+                ids[stem] = None
                 file.write(np.pad(samples, (0, CLIP_SAMPLES - len(samples))).tobytes())
         file.write(b"".join(noises))
-    if not lengths:
+    if not ids:
         problem = why(rejected) if rejected else "no recordings"
         raise CorpusError(f"{root}: {problem}; a corpus has WORD/SPEAKER_nohash_N.wav or .flac")
-    index = {"stamp": stamp, "digest": digest.hexdigest(), "lengths": lengths}
-    index |= {"rejected": rejected, "background": background}
-    (staging / "index.json").write_text(json.dumps(index), "utf-8")
+    found = {"stamp": stamp, "digest": digest.hexdigest(), "ids": list(ids)}
+    found |= {"rejected": rejected, "background": background}
+    (staging / "index.json").write_text(json.dumps(found), "utf-8")

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import soxr
+from scipy.io import wavfile
 from tqdm import tqdm
 
 from . import espeak
@@ -21,7 +23,6 @@ KEYWORD = "sheila"
 SPEAKERS, TALKERS = 300, 10  # talkers have voices of their own, for talk and babble
 TAKES, WORDS_SAID, ALIKE_SAID = 3, 14, 2  # clips of a speaker, beside the cut-off
 CUT_OFF = {"shee": (0.0, 0.55), "eela": (0.4, 1.0)}  # folder -> part of the keyword's length
-SIZE_BYTES = 21 * SPEAKERS * 32044
 GROUPS = 25  # of voices; no group speaks in two folds, nor in the official test part and outside it
 BESIDE_CLIPS, UNDER_CLIPS = 2, 3  # seeds of noises
 # Lowest and highest of uniform draws. With the sound-alikes they set how hard the corpus is: clean
@@ -44,8 +45,6 @@ class Speaker:
 
     def say(self, text: str, generator: np.random.Generator) -> np.ndarray:
         """(samples,) the text as this speaker says it once, from -1 to 1."""
-        import soxr
-
         rate_wpm = self.rate_wpm * generator.uniform(0.88, 1.14)
         spoken = espeak.speak(text, self.voice, rate_wpm, self.pitch + generator.uniform(-8, 8))
         return soxr.resample(spoken, espeak.RATE_HZ, SAMPLE_RATE_HZ * self.stretch)
@@ -57,24 +56,17 @@ def words() -> dict[str, list[str]]:
     return json.loads(Path(__file__).with_name("words.json").read_text("utf-8"))
 
 
-def make(root: Path, fold_of, official_part, speakers=SPEAKERS, progress=True) -> None:
+def make(root: Path, fold_of, official_part, speakers=SPEAKERS) -> None:
     """Writes the corpus below `root`, an empty folder. The rules give a name's fold and part."""
     for folder in [*words()["words"], *words()["sound_alikes"], *CUT_OFF, "_background_noise_"]:
         (root / folder).mkdir()
     for name, noise in noises(0.5, BESIDE_CLIPS).items():
-        write(root / "_background_noise_" / f"{name}.wav", noise)
+        wavfile.write(root / "_background_noise_" / f"{name}.wav", SAMPLE_RATE_HZ, noise)
     jobs = [
         (root, number, one) for number, one in enumerate(draw(speakers, fold_of, official_part))
     ]
     done = espeak.run(_write_clips, jobs)
-    list(tqdm(done, "make embedded", speakers, unit="speaker", disable=None if progress else True))
-
-
-def write(path: Path, samples: np.ndarray) -> None:
-    """A WAV file of int16. soundfile would wait for the disk, 4 ms a file."""
-    from scipy.io import wavfile
-
-    wavfile.write(path, SAMPLE_RATE_HZ, samples)
+    list(tqdm(done, "make embedded", speakers, unit="speaker", disable=None))
 
 
 def draw(speakers: int, fold_of, official_part) -> list[Speaker]:
@@ -117,8 +109,8 @@ def _write_clips(root: Path, number: int, speaker: Speaker) -> None:
         spoken = say_word(speaker, folder, generator)
         before = generator.integers(SAMPLE_RATE_HZ - len(spoken) + 1)
         dry = np.pad(spoken, (before, SAMPLE_RATE_HZ - before - len(spoken)))
-        take = clip if folder == KEYWORD else 0
-        write(root / folder / f"{speaker.name}_nohash_{take}.wav", record(dry, generator))
+        path = root / folder / f"{speaker.name}_nohash_{clip if folder == KEYWORD else 0}.wav"
+        wavfile.write(path, SAMPLE_RATE_HZ, record(dry, generator))
 
 
 def say_word(speaker: Speaker, folder: str, generator: np.random.Generator) -> np.ndarray:
@@ -153,12 +145,9 @@ def noises(minutes: float, seed: int) -> dict[str, np.ndarray]:
     """white, pink (as much power in every octave from 20 Hz) and babble of six people who say none
     of the corpus's words: (samples,) int16."""
     generator, samples = np.random.default_rng([seed, 0]), round(minutes * 60 * SAMPLE_RATE_HZ)
-    white, spectrum = (
-        generator.standard_normal(samples),
-        np.fft.rfft(generator.standard_normal(samples)),
-    )
-    hz, babble = np.fft.rfftfreq(samples, 1 / SAMPLE_RATE_HZ), np.zeros(samples)
-    pink = np.fft.irfft(spectrum / np.sqrt(np.maximum(hz, 20)), samples)
+    white, other, babble = (*generator.standard_normal((2, samples)), np.zeros(samples))
+    hz = np.fft.rfftfreq(samples, 1 / SAMPLE_RATE_HZ)
+    pink = np.fft.irfft(np.fft.rfft(other) / np.sqrt(np.maximum(hz, 20)), samples)
     for speaker in generator.choice(talkers(), 6, replace=False):
         said = speaker.say(" ".join(generator.choice(words()["talk"], samples // 6400)), generator)
         babble += np.resize(said / np.std(said), samples)

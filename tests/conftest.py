@@ -48,7 +48,7 @@ def tiny_corpus(tmp_path_factory, write_wav):
 @pytest.fixture(scope="session")
 def corpus(tiny_corpus, data_root):
     """The tiny corpus, indexed."""
-    return data.load(tiny_corpus, progress=False)
+    return data.load(tiny_corpus)
 
 
 @pytest.fixture(scope="session")

@@ -120,7 +120,7 @@ def test_a_corpus_is_checked_against_a_list(small, main, tmp_path):
 
 def test_a_checkpoint_is_judged_on_clips_that_it_never_heard(small, root, tmp_path, capsys):
     trained = {"keyword": "happy", "split": "folds", "seed": 3, "fold": 2}
-    digest = data.load(small, progress=False).digest
+    digest = data.load(small).digest
     path, network = tmp_path / "own.safetensors", models.build(ARCHITECTURES["student3"], 1)
     models.save(path, network, inputs=json.dumps(trained | {"corpus": digest}))
     cli.evaluate(path, str(small), as_json=True)

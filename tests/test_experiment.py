@@ -32,7 +32,7 @@ def open_run(house, data_root):
 
     def open_run(folder, corpus=house / "tiny", keyword="sheila", of_talk=None, split="folds"):
         opened = experiment.open(str(corpus), keyword, of_talk, "smoke", split, 0, str(folder))
-        opened.read = talk.Talk({"espeak": np.zeros(16000, np.int16)}, [], 0, "digest")
+        opened.read = talk.Talk({"espeak": np.zeros(16000, np.int16)}, "digest")
         return opened
 
     return open_run

@@ -20,8 +20,8 @@ def e(tiny_corpus, data_root, tmp_path_factory):
     noise = np.random.default_rng(0).normal(0, 2000, (5, 16000 * 7)).astype(np.int16)
     folder = str(tmp_path_factory.mktemp("judging") / "run")
     opened = experiment.open(str(tiny_corpus), "sheila", None, "smoke", "folds", 0, folder)
-    opened.read = talk.Talk(dict(zip("abcde", noise, strict=True)), [], 0, "digest")
-    opened.speech = talk.Talk({"x": noise[0, :16000], "y": noise[1, :16000]}, [], 0, "digest")
+    opened.read = talk.Talk(dict(zip("abcde", noise, strict=True)), "digest")
+    opened.speech = talk.Talk({"x": noise[0, :16000], "y": noise[1, :16000]}, "digest")
     for setting in (BASELINE, STREAM):
         for fold in range(5):
             network = models.build(STREAM.architecture, fold).eval()

@@ -51,7 +51,7 @@ def chain(tiny_corpus, tmp_path, monkeypatch, request):
     corpus, notebooks, trained = tmp_path / "a {corpus}", tmp_path / "notebooks", []
     shutil.copytree(tiny_corpus, corpus)
     notebooks.mkdir()
-    said = talk.Talk({"espeak": np.zeros(16000, np.int16)}, [], 0, "digest")
+    said = talk.Talk({"espeak": np.zeros(16000, np.int16)}, "digest")
     monkeypatch.setattr(talk, "espeak", lambda *_: said)
     monkeypatch.setattr(tasks, "train_all", lambda _, settings, *more: trained.append(settings))
     monkeypatch.setattr(report, "NOTEBOOKS", notebooks)

@@ -24,7 +24,7 @@ def draw(speakers):
 
 
 def make(root):
-    synth.make(root, data.fold_of, data.official_part, SPEAKERS, progress=False)
+    synth.make(root, data.fold_of, data.official_part, SPEAKERS)
     paths = sorted(root.rglob("*.wav"))
     return {
         str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).digest() for path in paths
