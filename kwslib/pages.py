@@ -13,10 +13,6 @@ from .files import write_atomic
 from .runs import Run
 
 TEMPLATE = Path(__file__).parent / "report_template"
-UNBROKEN = re.compile(  # what is left as it is, or a space before a unit
-    r"(?s)<(script|style|pre|code)\b.*?</\1>|<[^>]*>|"
-    r"(?<=\d) (?=(?:%|s|ms|h|dB|kB|MB|Hz|kHz|MACs|bytes|times|clips)(?!\w))"
-)
 
 
 def write_page(run: Run, stages: list[str], stage: str, notebook) -> None:
@@ -27,7 +23,7 @@ def write_page(run: Run, stages: list[str], stage: str, notebook) -> None:
     rest = [cell for cell in notebook.cells if cell not in answers]
     notebook.cells = rest[:1] + answers + rest[1:]
     where = {"extra_template_basedirs": [str(TEMPLATE.parent)], "template_name": TEMPLATE.name}
-    exporter = HTMLExporter(**where, filters={"fold": _fold})
+    exporter = HTMLExporter(**where)
     exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
     values = {"stages": stages, "stage": stage, "lead": 1 + len(answers), "footing": _footing(run)}
     values["metadata"] = {"title": rest[0].source.splitlines()[0].lstrip("# ")}
@@ -36,29 +32,16 @@ def write_page(run: Run, stages: list[str], stage: str, notebook) -> None:
     heads = re.findall(r'<h2 id="([^"]*)">(.*?)<a class="anchor-link"', after)
     links = "".join(f'<li><a href="#{place}">{text}</a></li>' for place, text in heads)
     contents = f'<nav class="contents" aria-label="Contents"><ul>{links}</ul></nav>'
-    _write(run.folder / f"{stage}.html", body.replace("<!--contents-->", contents, 1))
-
-
-def _fold(source: str) -> str:
-    """The name of a cell's code: its first line that is no comment and no import."""
-    lines = source.strip().splitlines() or ["code"]
-    code = [line for line in lines if not re.match(r"#|import |from |[()\w, ]*,?\)?$", line)]
-    return (code or lines)[0].strip()
+    body = body.replace("<!--contents-->", contents, 1)
+    write_atomic(run.folder / f"{stage}.html", body.encode())
 
 
 def _footing(run: Run) -> str:
     """Whence the figures of a page come."""
     record = run.read()
-    made = [f"{name} {version}" for name, version in record.get("versions", {}).items()]
     code = f"code {record.get('commit') or 'outside a checkout'}"
     corpus = f"corpus {run.parameters.named()['corpus']}, {record.get('corpus_digest', '')[:12]}"
-    return " · ".join([code, corpus, *made])
-
-
-def _write(path: Path, page: str) -> None:
-    """Writes a page whose numbers do not part from their units at the end of a line."""
-    page = UNBROKEN.sub(lambda found: "\u00a0" if found[0] == " " else found[0], page)
-    write_atomic(path, page.encode())
+    return " · ".join([code, corpus, *map(" ".join, record.get("versions", {}).items())])
 
 
 def write_index(run: Run, stages: list[str]) -> Path:
@@ -83,7 +66,7 @@ def write_index(run: Run, stages: list[str]) -> Path:
         pages={stage: _extracts(page) for stage, page in pages.items()},
         footing=_footing(run),
     )
-    _write(run.folder / "index.html", body)
+    write_atomic(run.folder / "index.html", body.encode())
     return run.folder / "index.html"
 
 

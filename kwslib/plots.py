@@ -44,8 +44,7 @@ def canvas(height_in: float, rows: int = 1, columns: int = 1, **options):
 
 
 def dress(ax, log: bool = False, mark=None, **values) -> None:
-    """Sets labels and limits. log: a horizontal axis with plain numbers at 1, 3, 10, 30 ..; mark:
-    (x, text) of an upright line."""
+    """Labels, limits; log: a horizontal axis of 1, 3, 10 ..; mark: (x, text) of an upright line."""
     if log:
         ax.set_xscale("log")
         ax.xaxis.set(major_locator=LogLocator(subs=(1, 3)), major_formatter="{x:,g}")
@@ -128,8 +127,7 @@ def buffers(architecture: Architecture):
     ax.plot(ends_s[-3:], heights, "o", color=RED)
     ax.axvspan(0, width_s, color=SHADE)
     ax.text(width_s / 2, 3.5, "initial call", ha="center", **BESIDE)
-    frames = f"{architecture.kernel[1]} frames\nunder the kernel"
-    ax.set_yticks([2.9, 2, 1.05], [frames, "outputs of\nthe GRU", "attention"])
+    ax.set_yticks([2.9, 2, 1.05], ["frames under\nthe kernel", "outputs\nof the GRU", "attention"])
     ax.set(xlabel="time in s", ylim=(0.5, 3.8), xlim=(0, None))
     ax.grid(False)
     return figure

@@ -1,7 +1,7 @@
 """The chain: trainings, then each notebook in a kernel of its own, its page, the index of pages.
 
-A stage is up to date when its inputs and its results are as they were recorded: corpus, talk, the
-recipe version, the notebook's source, the bytes of page and result files. No code is hashed.
+A stage is up to date when its inputs and its results are as they were recorded: corpus, talk,
+recipe versions, the notebook's source, the bytes of page and result files. No code is hashed.
 """
 
 import gzip
@@ -12,6 +12,7 @@ import shutil
 import sys
 import time
 from hashlib import sha256
+from itertools import product
 from pathlib import Path
 
 import nbformat
@@ -32,10 +33,8 @@ STAGES = {  # notebook -> the settings that it makes
 }
 RESULTS = {"checkpoints": "safetensors", "history": "csv", "scores": "npz", "metrics": "json"}
 RESULTS |= {"streams": "json", "resume": "safetensors"}
-KERNEL = {"MATPLOTLIBRC": os.devnull, "PYTHONSTARTUP": ""}  # not what a user has set
-KERNEL |= {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
-KERNEL |= {"PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8"}
-KERNEL |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+KERNEL = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+KERNEL |= {"MATPLOTLIBRC": os.devnull, "MPLBACKEND": "agg", "PYTHONSTARTUP": "", "PYTHONUTF8": "1"}
 PATIENCE_S = 3600  # until a kernel has started, or an output comes; a cell has no limit
 
 
@@ -78,8 +77,9 @@ def run_chain(
         _check_others(run, chosen, inputs)
         known = {stage: record.get("known") for stage, record in run.read()["stages"].items()}
         due = [s for s in chosen if force or known.get(s) != _known(run, s, inputs)]
-        for path in (path for stage in due for path in _results(run, stage)) if force else ():
-            path.unlink()
+        for stage in due if force else ():
+            for path in _results(run, stage):
+                path.unlink()
         made = [setting_named(name).float for stage in due for name in STAGES[stage]]
         tasks.train_all(parameters, made, workers, scheduler, say)
         for number, stage in enumerate(chosen, start=1):
@@ -94,8 +94,9 @@ def run_chain(
 def _check_others(run: Run, chosen: list[str], inputs: dict) -> None:
     """An error where stages that are not run have results that are damaged or of other inputs."""
     made = {name for stage in chosen for name in STAGES[stage]}
-    for setting in (setting for setting in run.measured() if str(setting) not in made):
-        run.metrics(setting), run.scores(setting)
+    for setting in run.measured():
+        if str(setting) not in made:
+            run.metrics(setting), run.scores(setting)
     for stage, record in run.read()["stages"].items():
         if stage not in chosen and record.get("known", {}).get("inputs") != inputs:
             reason = f"corpus, talk or recipe changed since {stage} ran"
@@ -104,11 +105,9 @@ def _check_others(run: Run, chosen: list[str], inputs: dict) -> None:
 
 def _results(run: Run, stage: str) -> list[Path]:
     """The page and the result files of a stage that are there."""
-    paths = [run.folder / f"{stage}.html"]
-    for setting in map(setting_named, STAGES[stage]):
-        for kind, suffix in RESULTS.items():
-            paths += [run.path(kind, setting, suffix, fold) for fold in range(run.parameters.folds)]
-    return [path for path in paths if path.is_file()]
+    made = product(RESULTS.items(), map(setting_named, STAGES[stage]), range(run.parameters.folds))
+    paths = [run.path(kind, setting, suffix, fold) for (kind, suffix), setting, fold in made]
+    return [path for path in (run.folder / f"{stage}.html", *paths) if path.is_file()]
 
 
 def _known(run: Run, stage: str, inputs: dict) -> dict:
