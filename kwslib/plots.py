@@ -181,7 +181,8 @@ def frontier(points: dict, xlabel: str, ylabel: str):
         for x, y in PLACES:
             text.set(position=(x, y), ha="left" if x > 0 else "right")
             box = text.get_window_extent()
-            if frame.x0 < box.x0 and box.x1 < frame.x1 and not box.count_overlaps(boxes):
+            inside = frame.contains(*box.min) and frame.contains(*box.max)
+            if inside and not box.count_overlaps(boxes):
                 break
         boxes.append(box)
         ax.annotate("", (cost, value), (x, y), textcoords="offset points", arrowprops=line)
