@@ -68,7 +68,7 @@ def run_chain(
         Run(parameters).write(corpus_digest=None)  # another corpus may take its place
     opened = experiment.open_cached(parameters)
     run, inputs = opened.run, opened.check_talk() | {"corpus": opened.corpus.digest}
-    inputs["recipe_version"] = training.RECIPE_VERSION
+    inputs["recipe_versions"] = training.RECIPE_VERSIONS
     with run.locked():
         files.sweep(run.folder)
         run.write(**provenance())
