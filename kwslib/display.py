@@ -11,6 +11,8 @@ from pathlib import Path
 from string import Template
 
 import numpy as np
+import soundfile
+from IPython.display import HTML, Image, Markdown, display
 from matplotlib import font_manager
 from matplotlib.text import Text
 
@@ -22,50 +24,43 @@ PLAYER = Path(__file__).parent / "report_template" / "player.html"
 
 def show(figure, path: Path, alt: str, caption: str) -> None:
     """Saves a figure as PNG at `path`; displays it with its alternative text and its finding."""
-    from IPython.display import HTML, Image, display
-
-    content, width = png(figure), round(110 * figure.get_figwidth())
-    write_atomic(path, content)
-    display(Image(content, width=width), metadata={"image/png": {"alt": alt}})
+    write_atomic(path, png(figure))
+    image = Image(filename=path, width=round(110 * figure.get_figwidth()))
+    display(image, metadata={"image/png": {"alt": alt}})
     display(HTML(f'<p class="caption">{html.escape(caption)}</p>'))
 
 
 def png(figure) -> bytes:
     """A figure as PNG, in fonts that have its letters."""
-    buffer = io.BytesIO()
+    buffer, usual = io.BytesIO(), font_manager.get_font(font_manager.findfont("DejaVu Sans"))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")
         figure.draw_without_rendering()  # makes the tick labels
-        for text in figure.findobj(Text):
-            text.set_fontfamily(fonts("".join(sorted(set(text.get_text())))))
+        texts = figure.findobj(Text)
+        letters = set(filter(str.isprintable, "".join(text.get_text() for text in texts)))
+        lacking = frozenset(letters.difference(map(chr, usual.get_charmap())))
+        for text in texts:
+            text.set_fontfamily(["DejaVu Sans", *fonts(lacking)])
         figure.savefig(buffer, format="png", dpi=180, metadata={"Software": None})
     return buffer.getvalue()
 
 
 @functools.cache
-def letters(path: str) -> frozenset[int]:
-    """Code points of the letters that a font file has."""
-    return frozenset(font_manager.get_font(path).get_charmap())
-
-
-@functools.cache
-def fonts(text: str) -> list[str]:
-    """DejaVu Sans, and the first installed font with the letters that it lacks, or a warning."""
-    lacking = {ord(letter) for letter in text if letter.isprintable()}
-    lacking -= letters(font_manager.findfont("DejaVu Sans"))
-    for font in font_manager.fontManager.ttflist if lacking else ():
-        if not font.name.startswith("Last Resort") and lacking <= letters(font.fname):
-            return ["DejaVu Sans", font.name]
+def fonts(letters: frozenset[str]) -> list[str]:
+    """Installed fonts that together have these letters; a warning of those that none has."""
+    names, lacking = [], set(letters)
+    for font in font_manager.fontManager.ttflist if letters else ():
+        found = lacking.intersection(map(chr, font_manager.get_font(font.fname).get_charmap()))
+        if found and "Last Resort" not in font.name:
+            names, lacking = [*names, font.name], lacking - found
     if lacking:
-        boxes = "".join(map(chr, sorted(lacking)))
+        boxes = "".join(sorted(lacking))
         warnings.warn(f"no installed font has {boxes!r}: figures show boxes", stacklevel=2)
-    return ["DejaVu Sans"]
+    return names
 
 
 def sound(samples: np.ndarray, name: str = "") -> str:
     """A player of (samples,) int16, in HTML; the samples are in it, as FLAC."""
-    import soundfile
-
     buffer = io.BytesIO()
     soundfile.write(buffer, np.asarray(samples), RATE_HZ, format="FLAC", subtype="PCM_16")
     address = f"data:audio/flac;base64,{b64encode(buffer.getvalue()).decode()}"
@@ -74,34 +69,28 @@ def sound(samples: np.ndarray, name: str = "") -> str:
 
 def clips(recordings, captions):
     """Players side by side. recordings: (clips, samples) int16."""
-    from IPython.display import HTML
-
-    players = "".join(
-        f'<figure class="clip">{sound(samples, caption)}'
-        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
-        for samples, caption in zip(recordings, captions, strict=True)
-    )
+    players = ""
+    for samples, caption in zip(recordings, captions, strict=True):
+        below = f"<figcaption>{html.escape(caption)}</figcaption>"
+        players += f'<figure class="clip">{sound(samples, caption)}{below}</figure>'
     return HTML(f'<div class="clips">{players}</div>')
 
 
 def player(samples: np.ndarray, figure, alt: str):
     """A player for a recording whose figure was shown with this alternative text: a cursor runs
     over the figure while it plays, and a click on the figure jumps there."""
-    from IPython.display import HTML
-
-    place = figure.axes[0].get_position()
-    values = {"sound": sound(samples, alt), "length_s": len(samples) / RATE_HZ}
-    values |= {"left": place.x0, "width": place.width}
-    values["alt"] = json.dumps(alt).replace("<", "\\u003c")  # a name cannot end the script
-    return HTML(Template(PLAYER.read_text(encoding="utf-8")).substitute(values))
+    left, _, width, _ = figure.axes[0].get_position().bounds
+    place = {"left": left, "width": width, "length_s": len(samples) / RATE_HZ}
+    text = json.dumps(alt).replace("<", "\\u003c")  # a name cannot end the script
+    page = Template(PLAYER.read_text(encoding="utf-8"))
+    return HTML(page.substitute(place, sound=sound(samples, alt), alt=text))
 
 
 def span(estimate, form: str = "{:.2f}") -> str:
     """A value and its 95 % interval, '0.56 (0.26 to 0.87)', or what of them can be stated."""
     stated = [form.format(x) for x in estimate if x is not None and np.isfinite(x)]
-    if len(stated) == 3:
-        return "{} ({} to {})".format(*stated)
-    return stated[0] if stated else "cannot be stated"
+    whole = "{} ({} to {})" if len(stated) == 3 else "{}"
+    return whole.format(*stated or ["cannot be stated"])
 
 
 def percent(share) -> str:
@@ -117,11 +106,9 @@ def plain(name: str) -> str:
 
 def table(frame, heads: dict):
     """A table in Markdown. heads: column -> (heading, format), in the order to be shown."""
-    from IPython.display import Markdown
-
     names, forms = zip(*heads.values(), strict=True)
-    rows = [[frame.index.name or "", *names], ["---", *["--:"] * len(heads)]]
-    for name, values in zip(frame.index, frame[list(heads)].itertuples(index=False), strict=True):
+    rows = [["", *names], ["---", *["--:"] * len(heads)]]
+    for name, *values in frame[list(heads)].itertuples():
         pairs = zip(forms, values, strict=True)
         cells = ["–" if value != value else form.format(value) for form, value in pairs]  # NaN
         rows.append([plain(str(name)), *cells])

@@ -35,7 +35,7 @@ def notebook(request):
     return nbformat.read(request.param, as_version=4)
 
 
-def test_every_stage_is_a_notebook_and_the_longest_has_forty_cells_at_most():
+def test_every_stage_is_a_notebook_and_streaming_has_forty_cells_at_most():
     assert [path.stem for path in NOTEBOOKS] == list(report.STAGES)
     assert len(nbformat.read(NOTEBOOKS[1], as_version=4).cells) <= 40
 
@@ -61,9 +61,7 @@ def test_cells_are_short_and_each_has_a_sentence_before_it(notebook):
 def test_it_asks_a_question_answers_it_and_ends_with_what_must_hold(notebook):
     assert re.match(r"# \d · .*\?\n", notebook.cells[0].source)
     kinds = [cell.cell_type for cell in notebook.cells if "answer" in tags(cell)]
-    assert kinds == ["markdown", "code"] and notebook.cells[-1].source.startswith(
-        ("assert", "s", "o")
-    )
+    assert kinds == ["markdown", "code"]
     assert notebook.cells[-1].source.splitlines()[-1].startswith("assert")
 
 
@@ -91,49 +89,43 @@ def chain(tiny_corpus, data_root, tmp_path_factory):
 def test_the_chain_leaves_what_the_design_promises(chain):
     folder, parameters = chain
     run = Run(parameters)
-    assert [row["state"] for row in run.read()["stages"].values()] == ["done"] * len(NOTEBOOKS)
+    assert list(run.read()["stages"]) == list(report.STAGES)
     assert run.measured() == list(SETTINGS)
     for setting in SETTINGS:
         scores, stated = run.scores(setting), run.metrics(setting)["quality"]["missed"][0]
         assert metrics.missed(scores["labels"], scores["probabilities"]) == stated
         assert run.checkpoint(setting).is_file()
-    assert {"baseline-stream", "student3-stream", "student3-stream-int8-static"} <= {
-        path.stem for path in (folder / "streams").glob("*.json")
-    }
+        assert not setting.is_stream or run.streams(setting)["false_accepts"]
     readme = (folder / "README.md").read_text(encoding="utf-8")
     assert "student3-int8-static" in readme and "the figures mean nothing" in readme
 
 
-class Page(HTMLParser):
-    """Images without alternative text, addresses that a page would fetch, and bytes of sound."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.bare, self.fetched, self.sound_bytes = [], [], 0
-        self.feed(text)
-
+class Tags(HTMLParser):
     def handle_starttag(self, tag, attributes):
-        values = dict(attributes)
-        if tag == "img" and not values.get("alt"):
-            self.bare.append(values.get("src", "")[:40])
-        if tag in ("img", "script", "link", "audio", "iframe"):
-            address = values.get("src") or values.get("href") or "data:"
-            self.fetched += [address] * (not address.startswith("data:"))
-            self.sound_bytes += len(address) * (tag == "audio")
+        self.found.append((tag, dict(attributes)))
+
+    def read(self, page):
+        self.found = []
+        self.feed(page.read_text(encoding="utf-8"))
+        return self.found
 
 
 def test_pages_need_no_network_have_texts_for_images_and_little_sound(chain):
-    pages = [Page(path.read_text(encoding="utf-8")) for path in chain[0].glob("*.html")]
+    pages = [Tags().read(path) for path in chain[0].glob("*.html")]
     assert len(pages) == len(NOTEBOOKS) + 1
-    assert all(page.bare == [] and page.fetched == [] for page in pages)
-    assert 0 < sum(page.sound_bytes for page in pages) < 4e6  # in base64: 3 MB of sound
+    tags = [each for page in pages for each in page]
+    assert all(values.get("alt") for tag, values in tags if tag == "img")
+    kinds = ("img", "script", "link", "audio", "iframe")
+    loading = [values for tag, values in tags if tag in kinds]
+    addresses = [values.get("src") or values.get("href") or "data:" for values in loading]
+    assert all(address.startswith("data:") for address in addresses)
+    sounds = [values["src"] for tag, values in tags if tag == "audio"]
+    assert 0 < sum(map(len, sounds)) < 4e6  # in base64: 3 MB of sound
 
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="no Chromium is installed")
 def test_a_page_opens_in_a_browser_without_an_error(chain):
     command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
-    page = (chain[0] / "02_streaming.html").as_uri()
-    done = subprocess.run(
-        [*command, "--dump-dom", page], capture_output=True, text=True, timeout=120
-    )
+    command += ["--dump-dom", (chain[0] / "02_streaming.html").as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert "player" in done.stdout and "CONSOLE" not in done.stderr
