@@ -108,9 +108,11 @@ class Experiment:
         )
 
     def examples(self, count: int = 3) -> np.ndarray:
-        """Positions of `count` clips of the keyword and of as many of other words."""
+        """Positions of `count` clips of the keyword, and of a clip each of `count` other words."""
         order = np.random.default_rng(self.parameters.seed).permutation(len(self.corpus))
-        return np.concatenate([order[self.labels[order] == n][:count] for n in (1, 0)])
+        keyword, others = (order[self.labels[order] == label] for label in (1, 0))
+        first = np.sort(np.unique(self.corpus.words[others], return_index=True)[1])
+        return np.concatenate([keyword[:count], others[first[:count]]])
 
     def log_mels(self, positions: np.ndarray) -> np.ndarray:
         """(n, mels, frames) log-mels of clips, as networks see them."""
