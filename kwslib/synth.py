@@ -88,11 +88,7 @@ def talkers() -> list[Speaker]:
 def _speaker(name: str, seed: int, places: slice) -> Speaker:
     generator, voices = np.random.default_rng(seed), words()["voices"][places]
     voice = f"{generator.choice(words()['accents'])}+{generator.choice(voices)}"
-    return Speaker(name, seed, voice, **_draw(OF_SPEAKER, generator))
-
-
-def _draw(ranges: dict, generator: np.random.Generator) -> dict[str, float]:
-    return {name: generator.uniform(*ends) for name, ends in ranges.items()}
+    return Speaker(name, seed, voice, *(generator.uniform(*ends) for ends in OF_SPEAKER.values()))
 
 
 def folders(number: int) -> list[str]:
@@ -105,39 +101,38 @@ def folders(number: int) -> list[str]:
 
 def _write_clips(root: Path, number: int, speaker: Speaker) -> None:
     for clip, folder in enumerate(folders(number)):
-        generator = np.random.default_rng([speaker.seed, clip])
-        spoken = say_word(speaker, folder, generator)
-        before = generator.integers(SAMPLE_RATE_HZ - len(spoken) + 1)
-        dry = np.pad(spoken, (before, SAMPLE_RATE_HZ - before - len(spoken)))
+        samples = say_clip(speaker, folder, np.random.default_rng([speaker.seed, clip]))
         path = root / folder / f"{speaker.name}_nohash_{clip if folder == KEYWORD else 0}.wav"
-        wavfile.write(path, SAMPLE_RATE_HZ, record(dry, generator))
+        wavfile.write(path, SAMPLE_RATE_HZ, samples)
 
 
-def say_word(speaker: Speaker, folder: str, generator: np.random.Generator) -> np.ndarray:
-    """(samples,) a word, or the cut-off keyword, without silence around it; under a second."""
+def say_clip(speaker: Speaker, folder: str, generator: np.random.Generator) -> np.ndarray:
+    """(samples,) int16: a word, or the keyword cut off, somewhere within a second."""
     text = KEYWORD if folder in CUT_OFF else folder
     spoken = speaker.say(text + generator.choice(["", "?", "!"]), generator)
     loud = np.flatnonzero(np.abs(spoken) > 0.02 * np.abs(spoken).max())
     spoken = spoken[loud[0] : loud[-1] + 1]
     start, stop = (round(share * len(spoken)) for share in CUT_OFF.get(folder, (0, 1)))
     fade = np.minimum(1, np.arange(stop - start) / 150)
-    return (spoken[start:stop] * fade * fade[::-1])[: round(0.95 * SAMPLE_RATE_HZ)]
+    word = (spoken[start:stop] * fade * fade[::-1])[: round(0.95 * SAMPLE_RATE_HZ)]
+    before = generator.integers(SAMPLE_RATE_HZ - len(word) + 1)
+    return record(np.pad(word, (before, SAMPLE_RATE_HZ - before - len(word))), generator)
 
 
 def record(dry: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """(samples,) int16: speech in a room, whose echo is noise that dies away, over other noise."""
     from scipy.signal import fftconvolve
 
-    drawn, seconds = _draw(OF_RECORDING, generator), np.arange(8000) / SAMPLE_RATE_HZ
-    echo = generator.standard_normal(8000) * 10 ** (-3 * seconds / drawn["echo_s"])
-    echo *= 10 ** (drawn["echo_db"] / 20) / np.linalg.norm(echo)
+    snr_db, peak_db, echo_s, echo_db = (generator.uniform(*e) for e in OF_RECORDING.values())
+    decay = 10 ** (-3 * np.arange(8000) / SAMPLE_RATE_HZ / echo_s)
+    echo = generator.standard_normal(8000) * decay
+    echo *= 10 ** (echo_db / 20) / np.linalg.norm(echo)
     wet = dry + fftconvolve(dry, echo)[: len(dry)]
     noise = noises(0.5, UNDER_CLIPS)[generator.choice(["white", "pink", "babble"])]
     under = noise[generator.integers(len(noise) - len(dry)) :][: len(dry)]
-    snr = 10 ** (drawn["snr_db"] / 10)
-    level = np.sqrt(np.mean(wet[dry != 0] ** 2) / np.var(under) / snr)
-    mixed = wet + level * under
-    return to_int16(mixed * (10 ** (drawn["peak_db"] / 20) / np.abs(mixed).max()))
+    power = np.mean(wet[dry != 0] ** 2) / 10 ** (snr_db / 10)
+    mixed = wet + np.sqrt(power / np.var(under)) * under
+    return to_int16(mixed * (10 ** (peak_db / 20) / np.abs(mixed).max()))
 
 
 @functools.lru_cache(maxsize=1)
