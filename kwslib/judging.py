@@ -99,23 +99,23 @@ def _detector(talk: list[list[np.ndarray]], fold: int, smoothing: int) -> Detect
 def audio(experiment: Experiment, fold: int) -> dict[str, Track]:
     """What the fold's network is judged on, by kind: four without the keyword, two with it."""
     material, seed = experiment.material(fold, "test"), 1000 * experiment.parameters.seed + fold
-    found = {"talk": _track(experiment.talk_groups[fold].values())}
+    found = {"talk": _joined(experiment.talk_groups[fold].values())}
     if experiment.speech:
         speakers = experiment.speech.speakers
         group_of = deal(speakers, len(experiment.folds))
-        found["continuous speech"] = _track([s for n, s in speakers.items() if group_of[n] == fold])
+        own = [samples for name, samples in speakers.items() if group_of[name] == fold]
+        found["continuous speech"] = _joined(own)
     speech = np.concatenate([track.samples for track in found.values()])
     minutes = NOISE_MINUTES[experiment.parameters.profile]
     found["words"] = tracks.join_words(material, seed)
-    found["noise"] = _track(synth.noises(minutes, 500 + seed).values())
+    found["noise"] = _joined(synth.noises(minutes, 500 + seed).values())
     found["between words"] = tracks.between_words(material, seed)
     found[f"{OVER_DB} dB over speech"] = tracks.over_speech(speech, material, OVER_DB, seed)
     return {name: track for name, track in found.items() if len(track.samples)}
 
 
-def _track(recordings) -> Track:
-    samples = np.concatenate([np.zeros(0, np.int16), *recordings])
-    return Track(samples, np.zeros((0, 2)), np.zeros(0, int))
+def _joined(recordings) -> Track:
+    return Track(np.concatenate([np.zeros(0, np.int16), *recordings]))
 
 
 def _total(parts: list[tuple], threshold: float | None = None) -> Outcome:
@@ -155,13 +155,12 @@ def _curve(spoken: list[tuple], speech: list[tuple]) -> dict[str, list[float]]:
 
 @dataclass(frozen=True)
 class Demo:
-    """Other words, the keyword, other words. samples: (samples,) int16; start_s, end_s: of the
-    keyword's clip; words: name and start of every clip."""
+    """Other words, the keyword, other words."""
 
-    samples: np.ndarray
-    start_s: float
+    samples: np.ndarray  # (samples,) int16
+    start_s: float  # of the keyword's clip
     end_s: float
-    words: list[tuple[str, float]]
+    words: list[tuple[str, float]]  # name and start of every clip
 
 
 def demo(experiment: Experiment, fold: int = 0, seed: int = 0) -> Demo:

@@ -6,11 +6,11 @@ do not say it. The same generator makes the same track.
 """
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from .data import SAMPLE_RATE_HZ
+from .audio import SAMPLE_RATE_HZ, to_int16
 
 # Word spans. Power is compared with the noise in each band, so that rumble hides no weak syllable.
 BANDS_HZ = (300, 600, 1000, 1600, 2500, 4000, 8000)
@@ -36,29 +36,22 @@ FADE = 80  # samples, of every cut
 
 @dataclass(frozen=True)
 class Material:
-    """What tracks are made of.
+    """What tracks are made of."""
 
-    clips: (clips, samples) int16, all of a corpus; spans: (clips, 2) samples, where their words
-    lie; keyword, others: positions of clips; noises, talk: recordings (samples,) int16, may be
-    none.
-    """
-
-    clips: np.ndarray
-    spans: np.ndarray
-    keyword: np.ndarray
+    clips: np.ndarray  # (clips, samples) int16, all of a corpus
+    spans: np.ndarray  # (clips, 2) samples, where their words lie
+    keyword: np.ndarray  # positions of clips
     others: np.ndarray
-    noises: tuple[np.ndarray, ...] = ()
+    noises: tuple[np.ndarray, ...] = ()  # (samples,) int16 each
     talk: tuple[np.ndarray, ...] = ()
 
 
 @dataclass(frozen=True)
 class Track:
-    """A track to judge on. samples: (samples,) int16; words: (words, 2) seconds; clips: (words,)
-    positions of the keyword's clips."""
+    """A track to judge on, with the keywords on it, if any."""
 
-    samples: np.ndarray
-    words: np.ndarray
-    clips: np.ndarray
+    samples: np.ndarray  # (samples,) int16
+    words: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))  # (words, 2) seconds
 
     @property
     def hours(self) -> float:
@@ -237,7 +230,7 @@ def overlay(track: np.ndarray, piece: np.ndarray, at: int) -> None:
 def join_words(material: Material, seed: int) -> Track:
     """Every clip of other words once, one after another: the keyword is never spoken."""
     order = np.random.default_rng([seed, 17]).permutation(material.others)
-    return Track(material.clips[order].reshape(-1), np.zeros((0, 2)), np.zeros(0, int))
+    return Track(material.clips[order].reshape(-1))
 
 
 def between_words(material: Material, seed: int) -> Track:
@@ -247,25 +240,22 @@ def between_words(material: Material, seed: int) -> Track:
     order = np.stack([pairs[:, 0], keyword, pairs[:, 1]], axis=1).reshape(-1)
     at = np.arange(1, len(order), 3) * material.clips.shape[1]
     words = (at[:, None] + material.spans[keyword]) / SAMPLE_RATE_HZ
-    return Track(material.clips[order].reshape(-1), words, keyword)
+    return Track(material.clips[order].reshape(-1), words)
 
 
-def over_speech(
-    speech: np.ndarray, material: Material, over_db: float, seed: int, every_s: float = 5.0
-) -> Track:
-    """Speech (samples,) int16 with a clip of the keyword about every `every_s`, its power `over_db`
-    over the speech around it (2 s). The speech is lowered by 15 dB first, so that little clips."""
+def over_speech(speech: np.ndarray, material: Material, over_db: float, seed: int) -> Track:
+    """Speech (samples,) int16 with a clip of the keyword in every 5 s, its power `over_db` over the
+    speech around it (2 s). The speech is lowered by 15 dB first, so that little clips."""
     generator = np.random.default_rng([seed, 19])
     track = speech.astype(np.float32) * np.float32(10 ** (-15 / 20) / 32768)
     order, words = generator.permutation(material.keyword), []
-    starts = np.arange(0, len(speech) / SAMPLE_RATE_HZ - every_s, every_s)[: len(order)]
-    for start, clip in zip(starts, order, strict=False):
+    starts_s = np.arange(0, len(speech) / SAMPLE_RATE_HZ - 5, 5.0)
+    for start_s, clip in zip(starts_s, order, strict=False):
         begin, end = material.spans[clip]
         word = material.clips[clip][begin:end].astype(np.float32)
-        at = int((start + generator.uniform(1, every_s - 2)) * SAMPLE_RATE_HZ)
+        at = int((start_s + generator.uniform(1, 3)) * SAMPLE_RATE_HZ)
         around = track[max(0, at - SAMPLE_RATE_HZ) : at + SAMPLE_RATE_HZ]
         level = np.sqrt(np.mean(around**2) / max(np.mean(word**2), 1e-9))
         overlay(track, word * np.float32(level * 10 ** (over_db / 20)), at)
         words.append((at / SAMPLE_RATE_HZ, (at + len(word)) / SAMPLE_RATE_HZ))
-    samples = np.clip(np.round(track * 32768), -32768, 32767).astype(np.int16)
-    return Track(samples, np.array(words).reshape(-1, 2), order[: len(words)])
+    return Track(to_int16(track), np.array(words).reshape(-1, 2))

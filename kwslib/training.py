@@ -37,7 +37,7 @@ class Recipe:
     weight_decay: float = 1e-5
     clip_norm: float = 5.0
     temperature: float | None = None  # of the softened outputs, None without a teacher
-    label_share: float = 1.0  # of the loss, cross entropy on labels; the rest is distillation
+    label_share: float = 0.5  # of a student's loss; the rest is distillation
     unmasked: float = 0.3  # share of the steps, the last ones, whose clips are not masked
     windows: int = 0  # of tracks, beside the clips of a batch
     tracks: int = 0  # that are made to cut windows from
@@ -67,13 +67,11 @@ class Recipe:
 _STREAM = {"batch_size": 64, "windows": 128, "tracks": 5120, "unmasked": 1.0}
 _FULL = {
     Setting("baseline"): Recipe(epochs=15, rate=1e-3),
-    Setting("student1"): Recipe(epochs=15, rate=2e-3, temperature=1.0, label_share=0.5),
-    Setting("student2"): Recipe(epochs=18, temperature=10.0, label_share=0.5),
-    Setting("student3"): Recipe(epochs=24, temperature=30.0, label_share=0.5),
+    Setting("student1"): Recipe(epochs=15, rate=2e-3, temperature=1.0),
+    Setting("student2"): Recipe(epochs=18, temperature=10.0),
+    Setting("student3"): Recipe(epochs=24, temperature=30.0),
     Setting("baseline", "stream"): Recipe(epochs=20, rate=1e-3, **_STREAM),
-    Setting("student3", "stream"): Recipe(
-        epochs=30, rate=4e-3, temperature=2.0, label_share=0.5, **_STREAM
-    ),
+    Setting("student3", "stream"): Recipe(epochs=30, rate=4e-3, temperature=2.0, **_STREAM),
 }
 
 
@@ -81,7 +79,7 @@ def recipe_of(setting: Setting, profile: str) -> Recipe:
     """The recipe of a trained setting at a profile ('smoke', 'quick', 'full')."""
     full = _FULL[Setting(setting.network) if setting.is_control else setting]
     if setting.is_control:
-        full = replace(full, temperature=None, label_share=1.0)
+        full = replace(full, temperature=None)
     if profile == "smoke":
         small = {"windows": min(full.windows, 32), "tracks": min(full.tracks, 24)}
         return replace(full, epochs=2, epoch_steps=4, batch_size=32, **small)
@@ -97,8 +95,7 @@ def version_of(setting: Setting) -> int:
 
 
 def start_of(setting: Setting) -> Setting | None:
-    """The setting whose weights a training starts from: a network that listens starts from the one
-    trained on clips; None: from random weights."""
+    """The setting whose weights a training starts from, None for random ones."""
     return Setting(setting.network) if setting.is_stream else None
 
 
@@ -184,9 +181,8 @@ def train(
 ) -> list[dict]:
     """Trains a network in place; returns a history row for every epoch.
 
-    resume: a file that holds unfinished training; one of the same inputs goes on from there, any
-    other is written over. inputs: what the result depends on, the recipe version among them.
-    progress: called with each row.
+    resume: where unfinished training is kept; what it holds of the same inputs is gone on with.
+    inputs: what the result depends on, the recipe version among them. progress: told each row.
     """
     if (teacher is None) != (recipe.temperature is None):
         raise ValueError("a teacher and a temperature go together")
@@ -241,8 +237,7 @@ def _save(path: Path, key: str, model, optimizer, history: list[dict]) -> None:
 
 
 def _restore(path: Path, key: str, model, optimizer) -> list[dict]:
-    """History of an unfinished training with this key; model and optimizer are set to where it
-    stood. Where the file is missing, damaged, or of another training, [] and nothing changes."""
+    """The history of an unfinished training with this key, whose state is set back, or []."""
     try:
         held = torch.load(path, weights_only=True)
         if held["key"] != key:

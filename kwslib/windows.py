@@ -31,11 +31,8 @@ AROUND_S = 0.1  # of audio that must follow and precede a fragment within its wi
 
 
 class ClipPool:
-    """Mel power of a corpus's clips, computed when first asked for and kept (19 KB a clip).
-
-    clips: (clips, samples) int16; noises: recordings (samples,) int16, may be none: then no clip is
-    put over background noise.
-    """
+    """Mel power of clips (clips, samples) int16, computed when first asked for and kept (19 KB a
+    clip). noises: recordings (samples,) int16; without any, no clip is put over one."""
 
     def __init__(self, clips: np.ndarray, noises, architecture: Architecture, device: str = "cpu"):
         self.clips, self.front_end, self.device = clips, architecture.front_end, device
@@ -71,9 +68,8 @@ class ClipPool:
         if self._noises:
             rows = np.flatnonzero(kinds == BACKGROUND)
             scale = self._energy[index[rows]] * 10 ** (BACKGROUND_DB / 10)
-            power[torch.from_numpy(rows)] += scale[:, None, None] * self._background(
-                len(rows), generator
-            )
+            background = self._background(len(rows), generator)
+            power[torch.from_numpy(rows)] += scale[:, None, None] * background
         if is_masked:
             mask(power, generator)
         return log_mel(power, self.front_end)
@@ -92,14 +88,12 @@ class ClipPool:
 
     def _compute(self, positions: np.ndarray) -> None:
         missing = np.unique(positions[~self._known[positions]])
-        for some in np.array_split(missing, -(-len(missing) // 256) or 1):
-            if len(some):
-                waveforms = to_waveforms(self.clips[some])
-                power = mel_power(waveforms, self.front_end)
-                self._power[torch.from_numpy(some)] = torch.nn.functional.pad(
-                    power, (SHIFT, SHIFT), mode="replicate"
-                ).to(self.device)
-                self._energy[torch.from_numpy(some)] = waveforms.square().sum(1).to(self.device)
+        for some in torch.from_numpy(missing).split(256) if len(missing) else ():
+            waveforms = to_waveforms(self.clips[some.numpy()])
+            power = mel_power(waveforms, self.front_end)
+            padded = torch.nn.functional.pad(power, (SHIFT, SHIFT), mode="replicate")
+            self._power[some] = padded.to(self.device)
+            self._energy[some] = waveforms.square().sum(1).to(self.device)
         self._known[missing] = True
 
 
@@ -193,17 +187,13 @@ def microphones(count: int, mels: int, generator: np.random.Generator) -> np.nda
     return tilt * place + bend * (1 - 2 * place**2)
 
 
-def window_frames(architecture: Architecture) -> int:
-    """Frames that the steps of a window cover."""
-    return (architecture.steps - 1) * architecture.stride[1] + architecture.kernel[1]
-
-
-def window_ends_s(architecture: Architecture, samples: int) -> np.ndarray:
-    """(windows,) seconds of the last frame of each window of so many samples, one a step."""
-    a, front_end = architecture, architecture.front_end
-    frames = samples // front_end.hop_samples + 1
-    last = np.arange(window_frames(a) - 1, frames, a.stride[1])
-    return last * front_end.hop_samples / front_end.sample_rate_hz
+def window_edges_s(architecture: Architecture, samples: int) -> tuple[np.ndarray, np.ndarray]:
+    """(windows,) seconds of the first and the last frame of each window of so many samples."""
+    front_end, stride = architecture.front_end, architecture.stride[1]
+    length = (architecture.steps - 1) * stride + architecture.kernel[1]  # frames
+    first = np.arange(0, samples // front_end.hop_samples + 2 - length, stride)
+    hop_s = front_end.hop_samples / front_end.sample_rate_hz
+    return first * hop_s, (first + length - 1) * hop_s
 
 
 def window_labels(
@@ -216,10 +206,7 @@ def window_labels(
     word is cut off, labelled as the keyword all the same: a window like that has no label. For the
     same reason a fragment is another word only where the window goes on around it.
     """
-    stop = window_ends_s(architecture, samples)
-    front_end = architecture.front_end
-    hop_s = front_end.hop_samples / front_end.sample_rate_hz
-    start = stop - (window_frames(architecture) - 1) * hop_s
+    start, stop = window_edges_s(architecture, samples)
     labels = np.zeros(len(stop), np.int64)
     for begin, end in words:
         inside = np.clip(np.minimum(stop, end) - np.maximum(start, begin), 0, None)

