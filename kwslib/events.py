@@ -32,10 +32,9 @@ class Detector:
     def smoothed(self, probabilities: np.ndarray) -> np.ndarray:
         """(steps,) mean of each step and up to `smoothing` - 1 before it."""
         padded = np.concatenate([np.zeros(self.smoothing - 1), probabilities])
-        sums = np.zeros(len(probabilities))
-        for first in range(self.smoothing):  # the oldest first, as `detections` adds: the same bits
-            sums += padded[first : first + len(sums)]
-        return sums / np.minimum(np.arange(1, len(sums) + 1), self.smoothing)
+        count = len(probabilities)  # the oldest is added first, as in `detections`: the same bits
+        sums = sum(padded[first : first + count] for first in range(self.smoothing))
+        return sums / np.minimum(np.arange(1, count + 1), self.smoothing)
 
     def find(self, times: np.ndarray, smoothed: np.ndarray) -> np.ndarray:
         """Indices of the steps at which it detects. times: (steps,) seconds, ascending."""
@@ -106,10 +105,9 @@ def threshold_at(streams: list[tuple[np.ndarray, np.ndarray]], allowed: int) -> 
     ranks = np.unique(np.geomspace(1, len(values), 1000).astype(int)) - 1
     good = 1.0
     for threshold in [min(1.0, np.nextafter(values[0], 2)), *values[ranks]]:
-        detector = Detector(float(threshold))
-        if sum(len(detector.find(*stream)) for stream in streams) > allowed:
+        if sum(len(Detector(threshold).find(*stream)) for stream in streams) > allowed:
             break
-        good = detector.threshold
+        good = float(threshold)
     return good
 
 

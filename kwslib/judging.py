@@ -153,7 +153,7 @@ def _outcome(detector: Detector, times, smoothed, track: Track) -> Outcome:
 
 def _total(parts: list[tuple], threshold: float | None = None) -> Outcome:
     """The outcome of all folds, at their own thresholds or at one for all."""
-    total = Outcome((), 0, 0.0, ())
+    total = Outcome(0, 0, 0, 0.0, ())
     for detector, times, smoothed, track in parts:
         own = detector if threshold is None else replace(detector, threshold=threshold)
         total += _outcome(own, times, smoothed, track)
