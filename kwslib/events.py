@@ -1,8 +1,7 @@
 """From probabilities to detections, and from detections to what they are worth. NumPy alone.
 
 A stream is judged by events. A *hit* is a detection between a keyword's begin and `TOLERANCE_S`
-after its end, a *miss* a keyword without one, a *false accept* any other detection. Rows are
-(steps, 2) of time in seconds and probability, as a stream gives them.
+after its end, a *miss* a keyword without one, a *false accept* any other detection.
 """
 
 import bisect
@@ -16,7 +15,6 @@ RELEASE = 0.6  # times the threshold: the mean has to fall below it before the n
 REFRACTORY_S = 1.0  # from one detection to the next, at least
 TOLERANCE_S = 0.5  # of a hit after the word's end, as in MLPerf Tiny's streaming wake word
 AGAIN_S = 1.5  # after a word's end: until then a further detection counts as that word again
-GAP_S = 0.5  # between two rows: after a gap the next comes a second later, else after 0.08 s
 
 
 @dataclass(frozen=True)
@@ -28,18 +26,15 @@ class Detector:
     smoothing: int = 3
 
     def __post_init__(self):
-        if not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold is {self.threshold}; it must be from 0 to 1")
-        if not isinstance(self.smoothing, int | np.integer) or self.smoothing < 1:
-            raise ValueError(f"smoothing is {self.smoothing}; it must be a whole number from 1")
+        if not (0 <= self.threshold <= 1 and self.smoothing >= 1):
+            raise ValueError(f"{self}: the threshold must be from 0 to 1, the smoothing from 1 on")
 
     def smoothed(self, probabilities: np.ndarray) -> np.ndarray:
         """(steps,) mean of each step and up to `smoothing` - 1 before it."""
         padded = np.concatenate([np.zeros(self.smoothing - 1), probabilities])
-        sums = np.zeros(len(probabilities))
-        for first in range(self.smoothing):  # the oldest first, as `Listener` adds: the same bits
-            sums += padded[first : first + len(sums)]
-        return sums / np.minimum(np.arange(1, len(sums) + 1), self.smoothing)
+        count = len(probabilities)  # the oldest is added first, as in `detections`: the same bits
+        sums = sum(padded[first : first + count] for first in range(self.smoothing))
+        return sums / np.minimum(np.arange(1, count + 1), self.smoothing)
 
     def find(self, times: np.ndarray, smoothed: np.ndarray) -> np.ndarray:
         """Indices of the steps at which it detects. times: (steps,) seconds, ascending."""
@@ -56,51 +51,27 @@ class Detector:
         return np.array(found, dtype=int)
 
 
-class Listener:
-    """A detector that is fed rows as they come, and finds what `Detector.find` does in all of them.
-    After a gap (`Stream.skip`) it starts afresh, but for `REFRACTORY_S`. Where time goes back, the
-    stream was reset, and so is this. time_s, mean: of the last row; -inf and 0 before the first."""
-
-    def __init__(self, detector: Detector):
-        self.detector, self.time_s, self.mean = detector, -np.inf, 0.0
-        self._recent, self._released, self._deaf_until = [], True, -np.inf
-
-    def feed(self, rows: np.ndarray) -> list[tuple[float, float]]:
-        """Rows (steps, 2) -> (time in seconds, mean probability) of each detection."""
-        threshold, found = self.detector.threshold, []
-        for time_s, probability in rows:
-            if not self.time_s <= time_s <= self.time_s + GAP_S:
-                self._recent, self._released = [], True
-            if time_s < self.time_s:
-                self._deaf_until = -np.inf
-            self.time_s = time_s
-            self._recent = [*self._recent, probability][-self.detector.smoothing :]
-            self.mean = sum(self._recent) / len(self._recent)
-            if time_s < self._deaf_until:
-                continue
-            self._released = self._released or self.mean < RELEASE * threshold
-            if self._released and self.mean >= threshold:
-                found.append((float(time_s), float(self.mean)))
-                self._released, self._deaf_until = False, time_s + REFRACTORY_S
-        return found
-
-
-def detections(stream, pieces: Iterable, listener: Listener, meter=None) -> Iterator[tuple]:
-    """Yields (time in seconds, mean probability) of each detection as it happens. pieces: arrays
-    (samples,) to feed; the stream is flushed after the last. meter: called with time and mean of
-    the last row after each piece that completes a step."""
+def detections(stream, pieces: Iterable[np.ndarray], detector: Detector) -> Iterator[tuple]:
+    """Yields (time in seconds, mean probability) of each detection as it happens, the same ones as
+    `Detector.find`. pieces: arrays (samples,) to feed; the stream is flushed after the last."""
+    recent, released, deaf_until_s = [], True, -np.inf
     for piece in itertools.chain(pieces, [None]):
-        rows = stream.flush() if piece is None else stream.feed(piece)
-        yield from listener.feed(rows)
-        if meter and len(rows):
-            meter(listener.time_s, listener.mean)
+        for time_s, probability in stream.flush() if piece is None else stream.feed(piece):
+            recent = [*recent, probability][-detector.smoothing :]
+            mean = sum(recent) / len(recent)
+            if time_s >= deaf_until_s:
+                released = released or mean < RELEASE * detector.threshold
+                if released and mean >= detector.threshold:
+                    yield float(time_s), float(mean)
+                    released, deaf_until_s = False, time_s + REFRACTORY_S
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What a detector made of a stream. The sum of two is their outcome as one."""
 
-    hit: tuple[bool, ...]  # whether each keyword was detected
+    words: int
+    misses: int
     false_accepts: int
     hours: float
     latencies_s: tuple[float, ...]  # from the end of each hit word to its detection
@@ -109,29 +80,21 @@ class Outcome:
     def __add__(self, other: "Outcome") -> "Outcome":
         return Outcome(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
-    @property
-    def words(self) -> int:
-        return len(self.hit)
-
-    @property
-    def misses(self) -> int:
-        return self.words - sum(self.hit)
-
 
 def outcome(found_s: np.ndarray, words: np.ndarray, hours: float) -> Outcome:
     """Judges detections by words: the first one within reach that no earlier word has hits a word,
     any other is a false accept. found_s: (detections,), words: (words, 2) begin, end; ascending."""
-    found, hit, latencies, free = np.asarray(found_s, float).tolist(), [], [], 0
+    found, words = np.asarray(found_s, float).tolist(), np.asarray(words, float).reshape(-1, 2)
     is_false, is_again = np.ones(len(found), bool), np.zeros(len(found), bool)
-    for begin_s, end_s in np.asarray(words, float).reshape(-1, 2).tolist():
+    latencies, free = [], 0
+    for begin_s, end_s in words.tolist():
         at = max(free, bisect.bisect_left(found, begin_s))
-        hit.append(at < bisect.bisect_right(found, end_s + TOLERANCE_S))
-        if hit[-1]:
+        if at < bisect.bisect_right(found, end_s + TOLERANCE_S):
             latencies.append(found[at] - end_s)
             is_false[at], free = False, at + 1
             is_again[free : bisect.bisect_right(found, end_s + AGAIN_S)] = True
-    false_accepts, again = int(is_false.sum()), int((is_false & is_again).sum())
-    return Outcome(tuple(hit), false_accepts, hours, tuple(latencies), again)
+    misses, again = len(words) - len(latencies), int((is_false & is_again).sum())
+    return Outcome(len(words), misses, int(is_false.sum()), hours, tuple(latencies), again)
 
 
 def threshold_at(streams: list[tuple[np.ndarray, np.ndarray]], allowed: int) -> float:
@@ -142,10 +105,9 @@ def threshold_at(streams: list[tuple[np.ndarray, np.ndarray]], allowed: int) -> 
     ranks = np.unique(np.geomspace(1, len(values), 1000).astype(int)) - 1
     good = 1.0
     for threshold in [min(1.0, np.nextafter(values[0], 2)), *values[ranks]]:
-        detector = Detector(float(threshold))
-        if sum(len(detector.find(*stream)) for stream in streams) > allowed:
+        if sum(len(Detector(threshold).find(*stream)) for stream in streams) > allowed:
             break
-        good = detector.threshold
+        good = float(threshold)
     return good
 
 

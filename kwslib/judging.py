@@ -120,7 +120,7 @@ def _joined(recordings) -> Track:
 
 def _total(parts: list[tuple], threshold: float | None = None) -> Outcome:
     """The outcome of all folds, at their own thresholds or at one for all."""
-    total = Outcome((), 0, 0.0, ())
+    total = Outcome(0, 0, 0, 0.0, ())
     for detector, times, smoothed, track in parts:
         own = detector if threshold is None else replace(detector, threshold=threshold)
         found_s = times[own.find(times, smoothed)]
@@ -174,7 +174,7 @@ def demo(experiment: Experiment, fold: int = 0, seed: int = 0) -> Demo:
     return Demo(material.clips[order].reshape(-1), float(AROUND), float(AROUND + 1), words)
 
 
-def offline(model: CRNN, samples: np.ndarray, way: str) -> tuple[np.ndarray, np.ndarray]:
+def offline(model: CRNN, samples: np.ndarray, way: str = "window") -> tuple[np.ndarray, np.ndarray]:
     """Seconds of the last frame and probability, (steps,) each, of (samples,) int16 in torch.
 
     way: `window` scores the last second, once there is one; `carried`, the study's way, runs one

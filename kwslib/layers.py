@@ -61,11 +61,10 @@ class GruLayer:
         # (inputs + 1, 3 * size): from the input and the 1 to r, z and n
         self.input_weights = np.vstack([inputs * halves, input_bias * halves + hidden_bias / 2])
         # (size + 1 + size below, 4 * size): from the rows that are read to r, z, n and b
-        below = self.input_weights[:-1] if layer else self.input_weights[:0]
-        read = np.zeros((size + 1 + len(below), 4 * size), np.float32)
-        read[:size] = np.hstack([hidden, hidden[:, -size:]]) / 2
-        read[size] = np.hstack([self.input_weights[-1], hidden_bias[-size:] / 2])
-        read[size + 1 :, : 3 * size] = below
+        below = self.input_weights[: -1 if layer else 0]
+        to_rzn = np.vstack([hidden / 2, self.input_weights[-1], below])
+        to_b = np.vstack([hidden, hidden_bias, np.zeros_like(below)])[:, -size:] / 2
+        read = np.hstack([to_rzn, to_b])
         self._weights = read.T
         # (3 * size,): in the place of its biases, what the step's input adds in all windows
         self.from_input = read[size, : 3 * size]
@@ -90,11 +89,8 @@ class GruLayer:
 
 class Windows:
     """The network on all windows that overlap. Write a stride of log-mels to the last rows of
-    `frames` (kernel, mels), and advance.
-
-    Attention weighs each step by exp(v . tanh(W h)), h the last layer's state; a bias of v . tanh
-    would cancel out. Sums of the weights and of weighted logits grow, so no outputs are kept.
-    """
+    `frames` (kernel, mels), and advance. Attention weighs a step by exp(v . tanh(W h)), h the last
+    layer's state. Sums of the weights and of weighted logits grow, so no outputs are kept."""
 
     def __init__(self, a: Architecture, weights: dict[str, np.ndarray]):
         mels, kernel = a.front_end.mels, a.kernel[1]
@@ -106,7 +102,7 @@ class Windows:
         self.sums = np.zeros((2, a.steps))  # of weighted logits, of weights
         self._layers = [GruLayer(weights, n, a.hidden, self.states) for n in range(a.layers)]
         self._from_inputs = fold_convolution(weights, a, self._layers[0].input_weights)
-        self._energy = weights["attention.2.weight"][0].copy()
+        self._energy = weights["attention.2.weight"][0].copy()  # a bias would cancel out
         if np.abs(self._energy).sum() > 700:  # its exponential would overflow
             raise ValueError("attention.2.weight: its sizes add up to over 700")
         tanh = np.column_stack([weights["attention.0.weight"], weights["attention.0.bias"]])
@@ -116,7 +112,6 @@ class Windows:
         self._outputs = self.states[: a.hidden + 1]
         self._products = np.zeros((a.hidden + 2, a.steps), np.float32)
         self._tanh, self._logit_and_one = self._products[:-2], self._products[-2:]
-        self.reset()
 
     def reset(self) -> None:
         self.frames[:], self.sums[:], self.states[:] = 0, 0, self._new[:, None]

@@ -1,8 +1,5 @@
 import io
 import os
-import sys
-import time
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -46,11 +43,9 @@ def read(path, said):
     return np.concatenate(list(audio.blocks(path, said.append)))
 
 
-def test_int16_rounds_clips_and_comes_back():
+def test_int16_rounds_and_clips():
     found = audio.to_int16(np.array([-2, -1, -0.4 / 32768, 0.6 / 32768, 0.5, 1]))
-    assert found.dtype == np.int16
-    assert found.tolist() == [-32768, -32768, 0, 1, 16384, 32767]
-    assert np.array_equal(audio.to_int16(audio.to_float(INT16)), INT16)
+    assert found.dtype == np.int16 and found.tolist() == [-32768, -32768, 0, 1, 16384, 32767]
 
 
 def test_a_clip_is_soundfile_s_samples(keep):
@@ -107,14 +102,13 @@ def test_what_is_cut_off_is_refused_and_what_is_whole_is_not(keep, said, kind, s
 def test_a_wav_whose_header_was_never_closed_is_heard_to_its_end(keep, said, size):
     content = encode(INT16)
     content[40:44] = size.to_bytes(4, "little")
-    assert np.array_equal(read(keep(content), said), INT16)
-    assert len(said) == (size == 0) and all("its header states no length" in s for s in said)
+    assert np.array_equal(read(keep(content), said) * 32768, INT16) and said == []
 
 
 def test_audio_behind_the_stated_end_is_no_success(keep, said):
     content, pieces = encode(NOISE), []
     content[40:44] = (32000).to_bytes(4, "little")
-    with pytest.raises(AudioError, match=r"ends it at 1\.0 s; 64,000 bytes behind that"):
+    with pytest.raises(AudioError, match=r"ends it at 1\.0 s; 64,000 bytes unheard"):
         pieces.extend(audio.blocks(keep(content), said.append))
     assert sum(map(len, pieces)) == 16000
     tagged = encode(NOISE) + b"LIST" + (9000).to_bytes(4, "little") + bytes(9000)  # the control
@@ -122,10 +116,9 @@ def test_audio_behind_the_stated_end_is_no_success(keep, said):
 
 
 @pytest.mark.parametrize("rate_hz", [8000, 11025, 44100, 48000])
-def test_pieces_are_resampled_as_the_whole_would_be(rate_hz):
+def test_pieces_are_resampled_as_the_whole_would_be(keep, said, rate_hz):
     there = soxr.resample(NOISE, 16000, rate_hz)
-    cuts = np.sort(np.random.default_rng(1).integers(0, len(there), 6))
-    found = np.concatenate(list(audio.resample(iter(np.split(there, cuts)), rate_hz)))
+    found = read(keep(encode(there, subtype="FLOAT", rate_hz=rate_hz)), said)
     np.testing.assert_allclose(found, soxr.resample(there, rate_hz, 16000), atol=1e-6)
     if rate_hz > 16000:  # another filter gives nearly the same
         reference = resample_poly(there, *{44100: (160, 441), 48000: (1, 3)}[rate_hz])
@@ -135,8 +128,7 @@ def test_pieces_are_resampled_as_the_whole_would_be(rate_hz):
 def test_other_rates_and_channels_are_changed_and_said(keep, said):
     there = resample_poly(NOISE, 3, 1)
     found = read(keep(encode(np.stack([there, 0.5 * there], 1), "FLAC", rate_hz=48000)), said)
-    assert len(found) == 48000
-    assert np.corrcoef(found, NOISE)[0, 1] > 0.999
+    assert len(found) == 48000 and np.corrcoef(found, NOISE)[0, 1] > 0.999
     assert found.std() == pytest.approx(0.75 * NOISE.std(), rel=0.01)
     assert len(said) == 1 and "2 channels, 48,000 Hz, mixed and resampled to 1 channel" in said[0]
 
@@ -167,9 +159,6 @@ def test_what_cannot_be_heard_is_one_line(keep, said, tmp_path):
     assert len(read(keep(encode(NOISE), odd), said)) == 48000
 
 
-# Pipes
-
-
 def test_containers_on_a_pipe_are_refused_with_how_to_convert():
     starts = [bytes(encode(NOISE, *both)) for both in FORMATS if both[0] not in ("MP3", "W64")]
     for start in [*starts, b"\0\0\0\x20ftypM4A isom", b"\x1aE\xdf\xa3webm....", b"ID3\x03........"]:
@@ -177,68 +166,10 @@ def test_containers_on_a_pipe_are_refused_with_how_to_convert():
             list(audio.from_pcm(io.BytesIO(start)))
 
 
-def test_pcm_comes_whole_however_it_is_read():
-    samples = np.random.default_rng(0).integers(-30000, 30000, 5000).astype("<i2")
-
-    class Dribble(io.BytesIO):
-        def read1(self, size):
-            return self.read(min(size, self.step))
-
-    for Dribble.step in (1, 777):
-        found = np.concatenate(list(audio.from_pcm(Dribble(samples.tobytes() + b"x"))))
-        assert np.array_equal(found, samples)
-    for few in (b"", b"a", b"ab", b"abc"):
-        assert sum(map(len, audio.from_pcm(io.BytesIO(few)))) == len(few) // 2
+def test_pcm_comes_whole_but_for_half_a_sample_at_the_end():
+    content = INT16.astype("<i2").tobytes()
+    for size in (0, 1, 2, 3, 13, 777, len(content)):
+        found = np.concatenate([INT16[:0], *audio.from_pcm(io.BytesIO(content[:size]))])
+        assert np.array_equal(found, INT16[: size // 2])
     with pytest.raises(AudioError, match="no audio on standard input; pipe it in"):
         list(audio.from_pcm(None))
-
-
-# Microphones
-
-
-@pytest.fixture
-def microphone(monkeypatch):
-    """sounddevice with a device `desk` of 16 kHz mono, and `3` of 44.1 kHz stereo. Both give 20
-    pieces at half scale, then nothing."""
-    module = ModuleType("sounddevice")
-    module.PortAudioError = type("PortAudioError", (Exception,), {})
-    module.opened = []
-
-    def query_devices(device, kind):
-        rates_hz = {"desk": 16000.0, 3: 44100.0}
-        if device not in rates_hz:
-            raise ValueError(f"No input device matching {device!r}")
-        return {"default_samplerate": rates_hz[device], "max_input_channels": 1 + 7 * (device == 3)}
-
-    def open_stream(rate_hz, size, device, channels, kind, callback):
-        module.opened.append((rate_hz, size, channels))
-        for number in range(20):
-            piece = np.full((size, channels), 0.5, np.float32)
-            callback(piece, size, None, "" if number else "input overflow")
-            piece[:] = 9  # PortAudio uses its buffer again
-        return io.BytesIO()  # a context manager
-
-    module.query_devices, module.InputStream = query_devices, open_stream
-    monkeypatch.setitem(sys.modules, "sounddevice", module)
-    monkeypatch.setattr(audio, "SILENT_S", 0.05)
-    return module
-
-
-@pytest.mark.parametrize("device, opened", [("desk", (16000, 1280, 1)), ("3", (44100, 3528, 2))])
-def test_an_unplugged_microphone_is_an_error_soon(microphone, said, device, opened):
-    pieces, start = [], time.monotonic()
-    with pytest.raises(AudioError, match=r"was it unplugged.* --device chooses"):
-        pieces.extend(audio.from_microphone(said.append, device))
-    assert time.monotonic() - start < 2 and microphone.opened == [opened]
-    samples = np.concatenate(pieces)
-    assert 1.4 < len(samples) / 16000 <= 1.6
-    np.testing.assert_allclose(samples[1000:20000], 0.5, atol=1e-3)
-    assert said == ["microphone: input overflow; times count only audio that arrived"]
-
-
-def test_a_microphone_that_is_not_there_is_one_line(microphone, said, monkeypatch):
-    with pytest.raises(AudioError, match=r"cannot be opened \(No input device.*--device"):
-        next(audio.from_microphone(said.append, "none"))
-    monkeypatch.setitem(sys.modules, "sounddevice", None)
-    with pytest.raises(AudioError, match=r"install kwslib\[microphone\]"):
-        next(audio.from_microphone(said.append))

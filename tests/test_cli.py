@@ -1,11 +1,11 @@
 """`kws`: what it prints; exit codes 0 done, 1 the work failed, 2 wrong usage in one line, 130."""
 
+import functools
 import gzip
 import json
 import signal
 import subprocess
 import sys
-from functools import partial
 
 import numpy as np
 import pytest
@@ -14,10 +14,7 @@ import soundfile
 from kwslib import cli, data, files, models, runs
 from kwslib.architecture import ARCHITECTURES
 
-
-def kws(*arguments, **more) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "kwslib.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, timeout=300, **more)
+NOISE = np.random.default_rng(0).normal(0, 3000, 40000).astype(np.int16)
 
 
 @pytest.fixture
@@ -42,58 +39,45 @@ def checkpoint(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def noise():
-    samples = np.random.default_rng(0).normal(0, 3000, 40000)
-    return samples.round().clip(-32768, 32767).astype(np.int16)
-
-
-@pytest.fixture(scope="module")
 def small(tmp_path_factory):
     """A corpus of noise: two words by twenty speakers."""
-    root, generator = tmp_path_factory.mktemp("cli"), np.random.default_rng(0)
+    root = tmp_path_factory.mktemp("cli") / "words"
     for word in ("cat", "happy"):
-        (root / "words" / word).mkdir(parents=True)
+        (root / word).mkdir(parents=True)
         for number in range(20):
-            clip = generator.normal(0, 0.1, 16000)
-            path = root / "words" / word / f"{number:08x}_nohash_0.wav"
-            soundfile.write(path, clip, 16000, subtype="PCM_16")
-    return root / "words"
+            path = root / word / f"{number:08x}_nohash_0.wav"
+            soundfile.write(path, NOISE[1000 * number :][:16000], 16000)
+    return root
 
 
-@pytest.mark.parametrize(
-    "verb, parts",
-    [
-        ((), ["Start with: kws report", "KWS_DATA", "KWS_REPORTS"]),
-        (("report",), ["Example: kws report --corpus", "--talk", "--workers", "--scheduler"]),
-        (("corpus",), ["CORPUS: embedded", "WORD/SPEAKER_nohash_N.wav", "--clips"]),
-        (("evaluate",), ["CHECKPOINT: a .safetensors", "never heard", "--all"]),
-        (("cost",), ["CHECKPOINT: a .safetensors file"]),
-        (("stream",), ["| kws stream CHECKPOINT -", "SOURCE: an audio file", "--device"]),
-    ],
-)
-def test_help_says_what_to_type(verb, parts, main):
-    shown = " ".join(main(*verb, "--help")[1].split())
-    assert [part for part in parts if part not in shown] == []
+HELP = {
+    "": ["Start with: kws report", "KWS_DATA", "KWS_REPORTS", "Exit codes: 0 done"],
+    "report": ["Example: kws report --corpus", "--talk", "--workers", "--scheduler"],
+    "corpus": ["CORPUS: embedded", "WORD/SPEAKER_nohash_N.wav", "--clips"],
+    "evaluate": ["CHECKPOINT: a .safetensors", "never heard", "--json"],
+    "stream": ["arecord -q -f S16_LE", "| kws stream CHECKPOINT -", "ffmpeg -f avfoundation"],
+}
+WRONG = {
+    "report --profile fast": "smoke, quick, full",
+    "report --only nine": "01_baseline",
+    "report --corpus /nowhere": "embedded",
+    "report --workers 0": "--workers",
+    "corpus /nowhere --clips /none.txt": "/none.txt",
+    "stream /nowhere.safetensors": "no checkpoint",
+    "evaluate /nowhere.safetensors embedded": "no checkpoint",
+}
 
 
-@pytest.mark.parametrize(
-    "arguments, part",
-    [
-        (["report", "--profile", "fast"], "smoke, quick, full"),
-        (["report", "--split", "words"], "speaker, folds, utterance"),
-        (["report", "--only", "nine"], "01_baseline"),
-        (["report", "--corpus", "/nowhere/at all"], "embedded"),
-        (["report", "--workers", "0"], "--workers"),
-        (["corpus", "/nowhere"], "embedded"),
-        (["corpus", "/nowhere", "--clips", "/none.txt"], "/none.txt"),
-        (["cost", "/nowhere.safetensors"], "no checkpoint"),
-        (["stream", "/nowhere.safetensors"], "no checkpoint"),
-        (["evaluate", "/nowhere.safetensors", "embedded"], "no checkpoint"),
-    ],
-)
-def test_wrong_usage_is_one_line_and_exit_code_2(arguments, part, main, tmp_path):
-    code, _, message = main(*arguments)
-    assert code == 2 and part in message and message.count("\n") == 1
+@pytest.mark.parametrize("verb", HELP)
+def test_help_says_what_to_type(verb, main):
+    shown = " ".join(main(*verb.split(), "--help")[1].split())
+    assert [part for part in HELP[verb] if part not in shown] == []
+
+
+@pytest.mark.parametrize("command", WRONG)
+def test_wrong_usage_is_one_line_and_exit_code_2(command, main, tmp_path):
+    code, _, message = main(*command.split())
+    assert code == 2 and WRONG[command] in message and message.count("\n") == 1
     assert not list(tmp_path.iterdir()), "something was left behind"
 
 
@@ -105,128 +89,92 @@ def test_a_data_folder_that_cannot_be_written_is_named_by_its_variable(small, ro
 
 def test_a_corpus_is_checked_against_a_list(small, main, tmp_path):
     names = [f"{word}/{number:08x}_nohash_0" for word in ("cat", "happy") for number in range(20)]
-    whole, short = tmp_path / "clips.txt.gz", tmp_path / "clips.txt"
-    whole.write_bytes(gzip.compress("\n".join(names).encode()))
-    code, shown, _ = main("corpus", small, "--clips", whole)
-    assert code == 0 and "missing: 0\n" in shown
-    assert "words: cat 20, happy 20\n" in shown and "rejected: 0\n" in shown
-    short.write_text("\n".join([*names[1:], "hot dog/ff_nohash_3.flac"]), encoding="utf-8-sig")
-    code, shown, _ = main("corpus", small, "--clips", short)
-    assert code == 1 and "missing: 1\n  hot dog/ff_nohash_3\nnot listed: 1\n" in shown
-    whole.write_bytes(whole.read_bytes()[:40])
-    code, _, message = main("corpus", small, "--clips", whole)
+    listed = tmp_path / "clips.txt.gz"
+    listed.write_bytes(gzip.compress("\n".join(names).encode()))
+    code, shown, _ = main("corpus", small, "--clips", listed)
+    assert code == 0 and "words: cat 20, happy 20\nrejected: 0\nmissing: 0\n" in shown
+    listed.write_bytes(gzip.compress("\n".join([*names[1:], "hot dog/ff_nohash_3\n"]).encode()))
+    code, shown, _ = main("corpus", small, "--clips", listed)
+    assert code == 1 and "missing: 1\n  hot dog/ff_nohash_3\n" in shown
+    listed.write_bytes(listed.read_bytes()[:40])
+    code, _, message = main("corpus", small, "--clips", listed)
     assert code == 2 and "clips.txt.gz cannot be read" in message
 
 
-def test_a_checkpoint_is_judged_on_clips_that_it_never_heard(small, root, tmp_path, capsys):
+def test_a_checkpoint_is_judged_on_clips_that_it_never_heard(small, root, tmp_path, main):
     trained = {"keyword": "happy", "split": "folds", "seed": 3, "fold": 2}
-    digest = data.load(small).digest
     path, network = tmp_path / "own.safetensors", models.build(ARCHITECTURES["student3"], 1)
-    models.save(path, network, inputs=json.dumps(trained | {"corpus": digest}))
-    cli.evaluate(path, str(small), as_json=True)
-    found = json.loads(capsys.readouterr().out)
-    assert found.items() >= trained.items()
-    assert found["clips"] == 2 * sum(data.fold_of(f"{n:08x}") == 2 for n in range(20))
-    cli.evaluate(path, str(small), every=True)
-    shown = capsys.readouterr()
-    assert "40 clips (split all, " in shown.out and "20 of happy" in shown.out
-    assert "some of these clips trained it" in shown.err
-    models.save(path, network, inputs='{"fold": "x"}')
-    cli.evaluate(path, str(small), keyword="cat", as_json=True)
-    assert json.loads(capsys.readouterr().out)["clips"] == 40
+    models.save(path, network, inputs=json.dumps(trained))
+    found = json.loads(main("evaluate", path, small, "--json")[1])
+    clips = 2 * sum(data.fold_of(f"{n:08x}") == 2 for n in range(20))
+    assert found.items() >= (trained | {"clips": clips}).items()
+    lines = main("evaluate", path, small)[1].splitlines()
+    assert f"{clips} clips (split folds, fold 2), {clips // 2} of happy" == lines[0]
+    assert lines[1].split()[:2] == ["missed", f"{found['missed'][0]:.2g}"]
+    for inputs in ("", "[]", json.dumps(trained | {"fold": "x"}), '{"keyword": "happy"}'):
+        models.save(path, network, inputs=inputs)
+        assert "own.safetensors does not record how" in main("evaluate", path, small)[2]
 
 
 def test_cost_adds_up(checkpoint, main):
     found = json.loads(main("cost", checkpoint, "--json")[1])
-    assert sum(row["bytes"] for row in found["parts"]) == found["parameter_bytes"]
-    assert sum(row["macs"] for row in found["parts"]) == found["path_macs"]
+    for whole, part in {"parameter_bytes": "bytes", "path_macs": "macs"}.items():
+        assert sum(row[part] for row in found["parts"]) == found[whole]
     assert found["file_bytes"] == checkpoint.stat().st_size
-    assert f"with front end {found['path_macs']:,}" in main("cost", checkpoint)[1]
+    shown = " ".join(main("cost", checkpoint)[1].split())
+    assert f"path_macs {found['path_macs']:,} " in shown and "gru 2,736 10,944 31,944 " in shown
 
 
-def test_stream_hears_the_same_from_file_and_standard_input(checkpoint, noise, tmp_path):
-    path = tmp_path / "noise.wav"
-    soundfile.write(path, noise, 16000)
-    from_file = kws("stream", checkpoint, path, "--threshold", 0, "--json")
-    odd = noise.tobytes() + b"x"
-    from_input = kws("stream", checkpoint, "-", "--threshold", 0, "--json", input=odd)
-    assert from_file.returncode == from_input.returncode == 0
-    found = [json.loads(line) for line in from_file.stdout.splitlines()]
-    assert len(found) == 1, "one rise over the threshold is one detection"
-    assert set(found[0]) == {"time_s", "probability"} and from_file.stdout == from_input.stdout
+def test_standard_input_is_heard_as_a_file_without_torch(checkpoint, tmp_path, main):
+    path, options = tmp_path / "noise.wav", ("--threshold", "0", "--json")
+    soundfile.write(path, NOISE, 16000)
+    code, shown, _ = main("stream", checkpoint, path, *options)
+    assert code == 0 and json.loads(shown).keys() == {"time_s", "probability"}
+    program = "import sys; from kwslib import cli; sys.argv[0] = 'kws'; sys.stderr = None\n"
+    program += "try: cli.main()\nexcept SystemExit: assert 'torch' not in sys.modules"
+    command = [sys.executable, "-c", program, "stream", checkpoint, "-", *options]
+    heard = subprocess.run(command, input=NOISE.tobytes() + b"x", capture_output=True, timeout=300)
+    assert (heard.returncode, heard.stdout.decode(), heard.stderr) == (0, shown, b"")
 
 
-def test_a_recording_too_short_to_be_scored_is_said_to_be(checkpoint, noise):
-    heard = kws("stream", checkpoint, "-", "--json", "--threshold", 0, input=bytes(25600))
-    assert heard.returncode == 0 and heard.stdout == b""
-    assert heard.stderr == b"0.80 s of audio, shorter than a second: nothing was scored\n"
-
-
-def test_a_recording_that_breaks_off_is_not_exit_code_0(checkpoint, noise, tmp_path):
+def test_a_recording_that_breaks_off_is_not_exit_code_0(checkpoint, tmp_path, main):
     path = tmp_path / "cut.wav"
-    soundfile.write(path, noise, 16000)
+    soundfile.write(path, NOISE, 16000)
     path.write_bytes(path.read_bytes()[:60000])
-    heard = kws("stream", checkpoint, path, "--threshold", 0)
-    assert heard.returncode == 1 and b"cut.wav" in heard.stderr
-    assert heard.stdout.count(b"probability") == 1, "what was heard until then counts"
+    code, shown, message = main("stream", checkpoint, path, "--threshold", 0)
+    assert code == 1 and "cut.wav" in message and shown.count("probability") == 1
 
 
-def test_a_threshold_that_nobody_chose_is_said(checkpoint, noise, tmp_path):
-    def said(path, *options) -> str:
-        return kws("stream", path, "-", "--json", *options, input=noise.tobytes()).stderr.decode()
-
-    assert "holds no detector: the threshold is 0.5\n" in said(checkpoint)
-    assert said(checkpoint, "--threshold", 0.5) == ""
-    kept, (arrays, metadata) = tmp_path / "kept.safetensors", files.read_checkpoint(checkpoint)
-    detector = json.dumps({"threshold": 0.9, "smoothing": 1})
-    files.write_checkpoint(kept, arrays, metadata | {"detector": detector})
-    assert said(kept) == ""
-
-
-def test_listening_needs_no_torch_and_no_standard_error(checkpoint, noise, tmp_path):
-    program = (
-        "import sys; from kwslib import cli; sys.argv = ['kws', 'stream', *sys.argv[1:]]\n"
-        "sys.stderr = None\ntry: cli.main()\nexcept SystemExit: pass\n"
-        "assert 'torch' not in sys.modules"
-    )
-    command = [sys.executable, "-c", program, str(checkpoint), "-", "--threshold", "0"]
-    heard = subprocess.run(command, input=noise.tobytes(), capture_output=True, timeout=300)
-    assert heard.returncode == 0 and heard.stderr == b"" and heard.stdout.count(b"\n") == 1
+def test_what_was_not_chosen_or_not_scored_is_said(checkpoint, tmp_path, main):
+    short, chosen = tmp_path / "short.wav", tmp_path / "chosen.safetensors"
+    soundfile.write(short, NOISE[:12800], 16000)
+    chosen.write_bytes(checkpoint.read_bytes())
+    files.set_metadata(chosen, detector='{"threshold": 0.9, "smoothing": 1}')
+    scored = "0.80 s of audio, shorter than a second: nothing was scored\n"
+    remark = f"{checkpoint} holds no detector: the threshold is 0.5\n"
+    assert main("stream", checkpoint, short) == (0, "", remark + scored)
+    assert main("stream", checkpoint, short, "--threshold", 0.5) == (0, "", scored)
+    assert main("stream", chosen, short) == (0, "", scored)
 
 
-def interrupted(command, until: bytes) -> tuple[int, str]:
-    """Exit code and standard error of a command that gets Ctrl-C after a line with `until`."""
-    hears_it = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # background jobs ignore it
-    with subprocess.Popen(command, stdin=-1, stdout=-1, stderr=-1, preexec_fn=hears_it) as process:
+@pytest.mark.parametrize(
+    "program, end",
+    [
+        ("sys.argv += ['stream', CHECKPOINT, '--threshold', '0']", ""),
+        (
+            "from kwslib import report; sys.argv += ['report']\n"
+            "report.run_chain = lambda *_: [print(time.sleep(1), flush=True) for _ in range(60)]",
+            "; the same command goes on where this stopped",
+        ),
+    ],
+)
+def test_an_interruption_is_said(program, end, checkpoint):
+    program = f"import sys, time; from kwslib import cli; {program}\ncli.main()"
+    command = [sys.executable, "-c", program.replace("CHECKPOINT", repr(str(checkpoint)))]
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # jobs behind ignore it
+    with subprocess.Popen(command, 0, stdin=-1, stdout=-1, stderr=-1, preexec_fn=heed) as process:
         process.stdin.write(bytes(64000))
-        process.stdin.flush()
-        while until not in process.stdout.readline():
-            assert process.poll() is None
+        assert process.stdout.readline()
         process.send_signal(signal.SIGINT)
-        return process.wait(300), process.stderr.read().decode()
-
-
-def test_an_interrupted_stream_says_that_it_is_not_whole(checkpoint):
-    command = [sys.executable, "-m", "kwslib.cli", "stream", checkpoint, "-", "--threshold", "0"]
-    code, message = interrupted(command, b"probability")
-    assert code == 130 and "1 detection in" in message and "kws: interrupted\n" in message
-
-
-def test_an_interrupted_report_says_how_it_goes_on():
-    program = (
-        "import sys, time; from kwslib import cli, report; sys.argv = ['kws', 'report']\n"
-        "report.run_chain = lambda *_: (print('runs', flush=True), time.sleep(600))\ncli.main()"
-    )
-    code, message = interrupted([sys.executable, "-c", program], b"runs")
-    assert code == 130
-    assert message == "kws: interrupted; the same command goes on where this stopped\n"
-
-
-def test_the_meter_shows_probability_and_threshold(capsys, monkeypatch):
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    meter = cli.Meter(0.75)
-    meter(12.3, 0.25)
-    line = capsys.readouterr().err
-    assert "12.3 s" in line and "0.25, threshold 0.75" in line
-    meter.say("a line")
-    assert capsys.readouterr().err.endswith("a line\n")
+        message = process.stderr.read().decode()
+    assert process.returncode == 130 and message.endswith(f"kws: interrupted{end}\n")
