@@ -14,7 +14,6 @@ import numpy as np
 RELEASE = 0.6  # times the threshold: the mean has to fall below it before the next detection
 REFRACTORY_S = 1.0  # from one detection to the next, at least
 TOLERANCE_S = 0.5  # of a hit after the word's end, as in MLPerf Tiny's streaming wake word
-AGAIN_S = 1.5  # after a word's end: until then a further detection counts as that word again
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,6 @@ class Outcome:
     false_accepts: int
     hours: float
     latencies_s: tuple[float, ...]  # from the end of each hit word to its detection
-    again: int = 0  # false accepts up to AGAIN_S after a word that was hit
 
     def __add__(self, other: "Outcome") -> "Outcome":
         return Outcome(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
@@ -85,16 +83,14 @@ def outcome(found_s: np.ndarray, words: np.ndarray, hours: float) -> Outcome:
     """Judges detections by words: the first one within reach that no earlier word has hits a word,
     any other is a false accept. found_s: (detections,), words: (words, 2) begin, end; ascending."""
     found, words = np.asarray(found_s, float).tolist(), np.asarray(words, float).reshape(-1, 2)
-    is_false, is_again = np.ones(len(found), bool), np.zeros(len(found), bool)
-    latencies, free = [], 0
+    latencies, free = [], 0  # free: the first detection that no word has
     for begin_s, end_s in words.tolist():
         at = max(free, bisect.bisect_left(found, begin_s))
         if at < bisect.bisect_right(found, end_s + TOLERANCE_S):
             latencies.append(found[at] - end_s)
-            is_false[at], free = False, at + 1
-            is_again[free : bisect.bisect_right(found, end_s + AGAIN_S)] = True
-    misses, again = len(words) - len(latencies), int((is_false & is_again).sum())
-    return Outcome(len(words), misses, int(is_false.sum()), hours, tuple(latencies), again)
+            free = at + 1
+    misses, false_accepts = (len(each) - len(latencies) for each in (words, found))
+    return Outcome(len(words), misses, false_accepts, hours, tuple(latencies))
 
 
 def threshold_at(streams: list[tuple[np.ndarray, np.ndarray]], allowed: int) -> float:

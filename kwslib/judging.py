@@ -57,6 +57,7 @@ def judge(experiment: Experiment, setting: Setting) -> dict:
         "detectors": [asdict(detector) for detector in detectors],
         "false_accepts": {name: _false_accepts(totals[name]) for name in FREE if name in totals},
         "missed": {name: _missed(total) for name, total in totals.items() if total.words},
+        "latency_s": np.median(totals["between words"].latencies_s or np.nan),
         "curve": _curve(heard["between words"], heard["read speech"]),
     }
     files.write_json(experiment.run.path("streams", setting, "json"), values)
