@@ -62,6 +62,7 @@ def report(
 def corpus_(
     corpus: str,
     clips: option(Path | None, "A run's clips.txt.gz: what is missing? Exit code 1 if any.") = None,
+    talk: option(Path | None, "Recorded talk, cut into clips of other words first.") = None,
 ) -> None:
     """Make, download or index a corpus; print what it holds and what was rejected.
 
@@ -69,7 +70,10 @@ def corpus_(
     WORD/SPEAKER_nohash_N.wav.
     """
     from . import data
+    from . import talk as recorded
 
+    if talk:
+        print(f"{recorded.cut(talk, Path(corpus)):,} seconds of talk are in {Path(corpus, 'talk')}")
     listed = _clip_names(clips) if clips else set()  # before a corpus is made
     loaded = data.load(corpus)
     missing = sorted(listed - set(loaded.ids.tolist()))

@@ -94,6 +94,20 @@ def recordings(folder: Path, keyword: str, most: int | None = None) -> Talk:
     return Talk(speakers, digest.hexdigest())
 
 
+def cut(folder: Path, corpus: Path) -> int:
+    """Writes every second of recorded talk as a clip of the word `talk` into a corpus, for who has
+    no recordings of other words; returns how many."""
+    (corpus / "talk").mkdir(parents=True, exist_ok=True)
+    clips = [
+        (f"{name.replace('_nohash_', '_')}_nohash_{at // 16000}.wav", samples[at : at + 16000])
+        for name, samples in recordings(folder, "").speakers.items()
+        for at in range(0, len(samples) - 15999, 16000)
+    ]
+    for name, samples in clips:
+        wavfile.write(corpus / "talk" / name, audio.SAMPLE_RATE_HZ, samples)
+    return len(clips)
+
+
 def espeak(keyword: str, minutes: float) -> Talk:
     """About so many minutes, read by ten speakers whose voices say no clip of a corpus."""
 
