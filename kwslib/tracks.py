@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .data import SAMPLE_RATE_HZ
+from .audio import SAMPLE_RATE_HZ
 
 # Word spans. Power is compared with the noise in each band, so that rumble hides no weak syllable.
 BANDS_HZ = (300, 600, 1000, 1600, 2500, 4000, 8000)
