@@ -1,39 +1,30 @@
 """Corpora by name, and the folds in which networks are trained and tested on them.
 
 A corpus is `embedded` (synthesised on the spot), `speech_commands_v0.01`, `speech_commands_v0.02`
-(downloaded), or a folder's path. What is made goes to `data/`, or to the folder that the variable
-KWS_DATA names.
+(downloaded), or a folder's path. What is made goes to `data/`, or to the folder KWS_DATA.
 """
 
 import contextlib
-import functools
 import hashlib
 import json
 import os
 import shutil
 import sys
+from collections import namedtuple
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import filelock
 import numpy as np
 
 from . import index, synth
-from .audio import SAMPLE_RATE_HZ as SAMPLE_RATE_HZ
-from .index import BACKGROUND as BACKGROUND
 from .index import Corpus, CorpusError
 
 NAMES = ("embedded", "speech_commands_v0.01", "speech_commands_v0.02")
 SPLITS = ("speaker", "folds", "utterance")
 FOLDS = 5
 ROOT = Path(os.environ.get("KWS_DATA") or Path(__file__).parent.parent / "data")
-
-
-class Fold(NamedTuple):
-    """Positions of the clips that train a network, and of those that test it."""
-
-    train: np.ndarray
-    test: np.ndarray
+Fold = namedtuple("Fold", "train test")  # positions of clips
 
 
 def _sha1(name: str) -> int:
@@ -52,20 +43,15 @@ def fold_of(speaker: str) -> int:
     return _sha1(speaker) % FOLDS
 
 
-def deal(speakers, groups: int = FOLDS) -> dict[str, int]:
+def deal(speakers, groups: int) -> dict[str, int]:
     """Speaker -> group, dealt round in the order of the SHA-1: even groups of few speakers."""
     return {name: n % groups for n, name in enumerate(sorted(set(speakers), key=_sha1))}
 
 
 def split(corpus: Corpus, keyword: str, how: str = "speaker", seed: int = 0) -> list[Fold]:
-    """The folds in which networks are trained and tested.
-
-    speaker: one, tested on the official test part, trained on all other clips
-    folds: `FOLDS`, fold n tested on the speakers with `fold_of` n
-    utterance: one, the study's 80/20 of the clips at random, speakers shared
-
-    `CorpusError` if a part lacks the keyword or other words, or if speakers cannot be kept apart.
-    """
+    """One fold that tests on the official test part ('speaker'), `FOLDS` that test on speakers by
+    `fold_of` ('folds'), or one of 80/20 at random, speakers shared ('utterance'). `CorpusError` if
+    a part lacks the keyword or other words, or if speakers cannot be kept apart."""
     labels = corpus.labels(keyword)
     if how not in SPLITS:
         raise CorpusError(f"split is {how!r}; it must be one of {', '.join(SPLITS)}")
@@ -73,12 +59,11 @@ def split(corpus: Corpus, keyword: str, how: str = "speaker", seed: int = 0) -> 
         order = np.random.default_rng(seed).permutation(len(corpus))
         group, tested = order >= round(0.8 * len(corpus)), [True]
     elif count := np.sum(corpus.speakers == ""):
-        problem = f"{count} of {len(corpus)} names in {corpus.name} state no speaker"
-        raise CorpusError(f"{problem} (SPEAKER_nohash_N) to keep apart; use --split utterance")
-    elif how == "speaker":
-        group, tested = np.array([official_part(name) for name in corpus.speakers]), ["test"]
+        problem = f"{count} of {len(corpus)} names state no speaker (SPEAKER_nohash_N)"
+        raise CorpusError(f"{problem} to keep apart; use --split utterance")
     else:
-        group, tested = np.array([fold_of(name) for name in corpus.speakers]), range(FOLDS)
+        rule, tested = (official_part, ["test"]) if how == "speaker" else (fold_of, range(FOLDS))
+        group = np.array([rule(name) for name in corpus.speakers])
     folds = [Fold(np.flatnonzero(group != one), np.flatnonzero(group == one)) for one in tested]
     for part, clips in (pair for fold in folds for pair in fold._asdict().items()):
         if not 0 < labels[clips].sum() < len(clips):
@@ -93,11 +78,10 @@ def name_of(corpus: str) -> str:
 
 
 def load(corpus: str | Path) -> Corpus:
-    """The corpus of this name or path, made, downloaded or indexed first if need be. Says on
-    standard error what was rejected."""
+    """The corpus of this name or path, made, downloaded or indexed first if need be."""
     name, root = str(corpus), Path(corpus).expanduser()
     if name == "embedded":
-        speak = functools.partial(synth.make, fold_of=fold_of, official_part=official_part)
+        speak = partial(synth.make, fold_of=fold_of, official_part=official_part)
         root = make_folder(name, 300_000_000, speak, [synth.VERSION])
     elif root.is_dir():
         if name in NAMES:
@@ -118,8 +102,7 @@ def load(corpus: str | Path) -> Corpus:
 
 
 def make_folder(name: str, needed_bytes: int, write, recipe: list | None = None) -> Path:
-    """The folder of that name below `ROOT`. `write(folder)` fills it if it is not there, or if it
-    was made by another recipe."""
+    """A folder below `ROOT`, which `write` fills where there is none, or one of another recipe."""
     root, note = ROOT / name, ROOT / name / "recipe.json"
     with _making():
         with contextlib.suppress(OSError, ValueError):
@@ -148,8 +131,7 @@ def _making():
         yield
     except OSError as error:
         problem = f"{error.filename or ROOT}: {error.strerror or error}"
-        remedy = f"what is made goes to {ROOT}, the variable KWS_DATA names another folder"
-        raise CorpusError(f"{problem}; {remedy}") from None
+        raise CorpusError(f"{problem}; it goes to {ROOT}, or where KWS_DATA says") from None
     finally:
         lock.release()
 
@@ -161,6 +143,6 @@ def _download(folder: Path) -> None:
     try:
         SPEECHCOMMANDS(str(folder), url=folder.name, download=True)
     except (OSError, RuntimeError) as error:  # no network; a bad checksum
-        archive = f"{folder.name}.tar.gz into a folder {folder.name} here"
-        raise CorpusError(f"no download ({error}); try again, or unpack {archive}") from None
+        remedy = f"try again, or unpack {folder.name}.tar.gz into a folder {folder.name} here"
+        raise CorpusError(f"no download ({error}); {remedy}") from None
     (folder / f"{folder.name}.tar.gz").unlink(missing_ok=True)

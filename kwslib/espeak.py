@@ -3,7 +3,6 @@
 import _ctypes
 import contextlib
 import ctypes
-import itertools
 import multiprocessing
 import os
 import signal
@@ -17,11 +16,9 @@ RATE_HZ = 22050
 
 
 def speak(text: str, voice: str, rate_wpm: float, pitch: float) -> np.ndarray:
-    """(samples,) from -1 to 1 at `RATE_HZ`; pitch is from 0 to 99. `ValueError` if the voice is not
-    there.
-
-    The library is loaded anew (2 ms): its static variables would make an utterance depend on those
-    before it. Its data folder is the working directory, as it keeps that path in 160 bytes."""
+    """(samples,) from -1 to 1 at `RATE_HZ`; pitch is from 0 to 99. `ValueError` without the voice.
+    The library is loaded anew (2 ms), as it carries state from one utterance to the next. Its data
+    folder is the working directory, as it keeps that path in 160 bytes."""
     pieces, said = [], text.encode()
 
     @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
@@ -33,8 +30,8 @@ def speak(text: str, voice: str, rate_wpm: float, pitch: float) -> np.ndarray:
     with contextlib.ExitStack() as at_end:
         at_end.callback(_ctypes.dlclose, engine._handle)
         at_end.enter_context(contextlib.chdir(espeakng_loader.get_data_path()))
-        is_ready = engine.espeak_Initialize(2, 0, b".", 0x8000) == RATE_HZ
-        if not is_ready or engine.espeak_SetVoiceByName(voice.encode()) != 0:
+        rate_hz = engine.espeak_Initialize(2, 0, b".", 0x8000)
+        if rate_hz != RATE_HZ or engine.espeak_SetVoiceByName(voice.encode()) != 0:
             raise ValueError(f"espeak-ng has no voice {voice!r}; install espeakng-loader again")
         engine.espeak_SetSynthCallback(keep)
         engine.espeak_SetParameter(1, round(rate_wpm), 0)
@@ -47,17 +44,16 @@ def speak(text: str, voice: str, rate_wpm: float, pitch: float) -> np.ndarray:
 
 
 def run(function, jobs: list[tuple]):
-    """Yields `function(*job)` of each job in turn. A process a core shares the work; it inherits no
-    lock and ends with this process, even if that is killed."""
+    """Yields `function(*job)` of each job in turn. A process a core works; it inherits no lock."""
     if multiprocessing.current_process().daemon:  # one of Dask's, which may start none
-        yield from itertools.starmap(function, jobs)
+        yield from (function(*job) for job in jobs)
         return
     workers, spawn = min(os.cpu_count() or 1, 8, len(jobs)), multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, spawn, _end_with_parent) as pool:
         yield from pool.map(function, *zip(*jobs, strict=True))
 
 
-def _end_with_parent() -> None:
+def _end_with_parent() -> None:  # even if that is killed
     def watch():
         multiprocessing.parent_process().join()
         os._exit(1)

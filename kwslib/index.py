@@ -1,9 +1,7 @@
 """An indexed corpus: all recordings of a folder, read once into one file.
 
-The folder holds `WORD/SPEAKER_nohash_N.wav`, clips of at most a second, and maybe
-`_background_noise_/NAME.wav`, longer ones, all 16 kHz mono in any format that soundfile reads. The
-index is `samples.int16`, all clips padded to a second and then the background, and `index.json`.
-It is made again when a recording changes or when it is damaged.
+The folder holds clips, `WORD/SPEAKER_nohash_N.wav`, and maybe longer `_background_noise_/NAME.wav`.
+The index is `index.json` and `samples.int16`, all clips padded to a second, then the background.
 """
 
 import contextlib
@@ -80,8 +78,7 @@ def why(rejected: list[tuple[str, str]]) -> str:
 def replace_folder(target: Path, needed_bytes: int):
     """A folder to write in, which takes the place of `target` only if the block ends well."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    place = {"prefix": ".making-", "dir": target.parent, "ignore_cleanup_errors": True}
-    with tempfile.TemporaryDirectory(**place) as temporary:
+    with tempfile.TemporaryDirectory(prefix=".making-", dir=target.parent) as temporary:
         if shutil.disk_usage(temporary).free < needed_bytes:
             raise OSError(28, f"no room for {needed_bytes / 1e6:,.1f} MB", str(target))
         staging = Path(temporary, target.name)
@@ -93,55 +90,43 @@ def replace_folder(target: Path, needed_bytes: int):
 
 def open_index(root: Path, folder: Path) -> Corpus:
     """The corpus below `root`, whose index is in `folder`, made if need be."""
-    listing = []  # (id with suffix, path, bytes, modification time)
+    listing = []
     for path in filter(is_recording, [*root.glob("[!._]*/*"), *root.glob(f"{BACKGROUND}/*")]):
         word, name = (normalize("NFC", part) for part in path.parts[-2:])
         status, place = path.stat(), path.relative_to(root).as_posix()
         listing.append((f"{word.strip()}/{name}", place, status.st_size, status.st_mtime_ns))
     listing.sort()
     stamp = hashlib.sha256(json.dumps([VERSION, str(root), listing]).encode()).hexdigest()
-    if (found := _read(root, folder, stamp)) is None:
-        noise_bytes = sum(row[2] for row in listing if row[0].startswith(BACKGROUND))
-        needed_bytes = 2 * CLIP_SAMPLES * len(listing) + 2 * noise_bytes  # FLAC halves at most
+    if _read(root, folder, stamp) is None:
+        needed_bytes = sum(max(2 * CLIP_SAMPLES, row[2]) for row in listing)
         with replace_folder(folder, needed_bytes) as staging:
             _write(root, listing, staging, stamp)
-        found = _read(root, folder, stamp)
-    return found
+    return _read(root, folder, stamp)
 
 
 def _read(root: Path, folder: Path, stamp: str) -> Corpus | None:
-    """None where there is no index of these recordings, or a damaged one."""
+    """None where the index is of other recordings, or damaged."""
     try:
         found = json.loads((folder / "index.json").read_text("utf-8"))
-        ids, noises = found["ids"], found["background"]
+        ids, noises, rejected = found["ids"], found["background"], found["rejected"]
         ends = np.cumsum([len(ids) * CLIP_SAMPLES, *noises.values()])
         samples = np.memmap(folder / "samples.int16", np.int16, "r")
         if found["stamp"] != stamp or len(samples) != ends[-1]:
             return None
         clips, *pieces = np.split(samples, ends[:-1])
-        return Corpus(
-            root.name,
-            root,
-            found["digest"],
-            *map(np.array, zip(*map(_names, ids), strict=True)),
-            clips=clips.reshape(-1, CLIP_SAMPLES),
-            background={n.split("/")[1]: noise for n, noise in zip(noises, pieces, strict=True)},
-            rejected=[(path, reason) for path, reason in found["rejected"]],
-        )
+        words = [one.split("/")[0] for one in ids]
+        named = [re.fullmatch(r"(.+)/(?:\1_)?(.+)_nohash_\d+", one) for one in ids]
+        names = map(np.array, (ids, words, [match[2] if match else "" for match in named]))
+        background = {n.split("/")[1]: piece for n, piece in zip(noises, pieces, strict=True)}
+        clips = clips.reshape(-1, CLIP_SAMPLES)
+        return Corpus(root.name, root, found["digest"], *names, clips, background, rejected)
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
 
 
-def _names(clip_id: str) -> tuple[str, str, str]:
-    """Id, word and speaker, '' if none is stated. WORD_SPEAKER_nohash_N is read as well."""
-    word, stem = clip_id.split("/")
-    named = re.fullmatch(r"(.+)_nohash_\d+", stem.removeprefix(f"{word}_"))
-    return clip_id, word, named[1] if named else ""
-
-
 def _write(root: Path, listing: list, staging: Path, stamp: str) -> None:
     """Reads every recording once. Writes without a memory map: on a full disk that is killed."""
-    ids, background, rejected, noises, digest = {}, {}, [], [], hashlib.sha256()
+    ids, noises, rejected, digest = {}, {}, [], hashlib.sha256()
     with open(staging / "samples.int16", "wb") as file:
         for name, path, *_ in tqdm(listing, f"index {root.name}", unit="clip", disable=None):
             stem, is_noise = name.rsplit(".", 1)[0], name.startswith(BACKGROUND)
@@ -149,22 +134,21 @@ def _write(root: Path, listing: list, staging: Path, stamp: str) -> None:
                 samples = audio.read_clip(root / path, None if is_noise else CLIP_SAMPLES)
                 if is_noise and len(samples) <= CLIP_SAMPLES:
                     raise audio.AudioError("background recording of a second or less")
-                if stem in ids or stem in background:
+                if stem in ids or stem in noises:
                     raise audio.AudioError("stands twice, in two formats")
             except audio.AudioError as error:
                 rejected.append((name, str(error)))
                 continue
             digest.update(f"{stem}:{len(samples)}:".encode() + samples.tobytes())
             if is_noise:
-                background[stem] = len(samples)
-                noises.append(samples.tobytes())
+                noises[stem] = samples
             else:
                 ids[stem] = None
                 file.write(np.pad(samples, (0, CLIP_SAMPLES - len(samples))).tobytes())
-        file.write(b"".join(noises))
+        file.writelines(noises.values())
     if not ids:
         problem = why(rejected) if rejected else "no recordings"
         raise CorpusError(f"{root}: {problem}; a corpus has WORD/SPEAKER_nohash_N.wav or .flac")
-    found = {"stamp": stamp, "digest": digest.hexdigest(), "ids": list(ids)}
-    found |= {"rejected": rejected, "background": background}
+    found = {"stamp": stamp, "digest": digest.hexdigest(), "ids": [*ids], "rejected": rejected}
+    found["background"] = {stem: len(noise) for stem, noise in noises.items()}
     (staging / "index.json").write_text(json.dumps(found), "utf-8")

@@ -17,7 +17,8 @@ import torch
 
 from . import events, files, metrics, synth, tracks
 from .architecture import Setting
-from .data import SAMPLE_RATE_HZ, deal
+from .audio import SAMPLE_RATE_HZ
+from .data import deal
 from .events import Detector, Outcome
 from .experiment import GROUPS, Experiment
 from .features import log_mel_of

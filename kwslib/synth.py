@@ -1,8 +1,7 @@
 """The embedded corpus: Speech Commands' layout, spoken by espeak-ng, so that nothing is downloaded.
 
-Every speaker says the keyword, other Speech Commands words, words that sound like the keyword, and
-the keyword cut off, each in a room and over noise. Sound is (samples,) at 16 kHz. A clip depends on
-its speaker and number alone: the bytes are the same every time.
+Every speaker says the keyword, other Speech Commands words, words that sound like it, and the
+keyword cut off, each in a room and over noise. The bytes are the same every time.
 """
 
 import functools
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import soxr
 from scipy.io import wavfile
+from scipy.signal import fftconvolve
 from tqdm import tqdm
 
 from . import espeak
@@ -25,9 +25,8 @@ TAKES, WORDS_SAID, ALIKE_SAID = 3, 14, 2  # clips of a speaker, beside the cut-o
 CUT_OFF = {"shee": (0.0, 0.55), "eela": (0.4, 1.0)}  # folder -> part of the keyword's length
 GROUPS = 25  # of voices; no group speaks in two folds, nor in the official test part and outside it
 BESIDE_CLIPS, UNDER_CLIPS = 2, 3  # seeds of noises
-# Lowest and highest of uniform draws. With the sound-alikes they set how hard the corpus is: clean
-# words tell no two networks apart, at 0 dB none learns them. Pitch is on espeak-ng's scale of 0 to
-# 99, `stretch` is of time and (inversely) of frequencies, `peak_db` is to full scale.
+# Ends of uniform draws. They set how hard the corpus is: clean words tell no two networks apart, at
+# 0 dB none learns them. `stretch` is of time and (inversely) of frequencies.
 OF_SPEAKER = {"rate_wpm": (115, 215), "pitch": (20, 80), "stretch": (0.92, 1.1)}
 OF_RECORDING = {"snr_db": (10, 40), "peak_db": (-24, 1), "echo_s": (0.1, 0.5), "echo_db": (-20, -4)}
 
@@ -37,10 +36,10 @@ class Speaker:
     """An accent, a voice, a pace, a pitch and a vocal tract."""
 
     name: str  # 8 hexadecimal digits
-    seed: int
+    number: int  # seeds what is drawn
     voice: str  # accent+voice, as espeak-ng names it
     rate_wpm: float
-    pitch: float
+    pitch: float  # 0 to 99
     stretch: float
 
     def say(self, text: str, generator: np.random.Generator) -> np.ndarray:
@@ -62,16 +61,12 @@ def make(root: Path, fold_of, official_part, speakers=SPEAKERS) -> None:
         (root / folder).mkdir()
     for name, noise in noises(0.5, BESIDE_CLIPS).items():
         wavfile.write(root / "_background_noise_" / f"{name}.wav", SAMPLE_RATE_HZ, noise)
-    jobs = [
-        (root, number, one) for number, one in enumerate(draw(speakers, fold_of, official_part))
-    ]
-    done = espeak.run(_write_clips, jobs)
-    list(tqdm(done, "make embedded", speakers, unit="speaker", disable=None))
+    jobs = [(root, speaker) for speaker in draw(speakers, fold_of, official_part)]
+    list(tqdm(espeak.run(_write_clips, jobs), "speakers of embedded", speakers, disable=None))
 
 
 def draw(speakers: int, fold_of, official_part) -> list[Speaker]:
-    """Speakers who fill the folds evenly, and the official test part with a fifth of them: the
-    rules go by a hash of the name, so names are drawn until one has the wanted place."""
+    """Names are drawn until one has the wanted place: folds are even, a fifth of each is tested."""
     generator, drawn = np.random.default_rng(0), []
     while len(drawn) < speakers:
         group, name = len(drawn) % GROUPS, f"{generator.integers(2**32):08x}"
@@ -85,23 +80,19 @@ def talkers() -> list[Speaker]:
     return [_speaker(f"talker{n}", SPEAKERS + n, slice(n, n + 1)) for n in range(TALKERS)]
 
 
-def _speaker(name: str, seed: int, places: slice) -> Speaker:
-    generator, voices = np.random.default_rng(seed), words()["voices"][places]
+def _speaker(name: str, number: int, places: slice) -> Speaker:
+    generator, voices = np.random.default_rng(number), words()["voices"][places]
     voice = f"{generator.choice(words()['accents'])}+{generator.choice(voices)}"
-    return Speaker(name, seed, voice, *(generator.uniform(*ends) for ends in OF_SPEAKER.values()))
+    return Speaker(name, number, voice, *(generator.uniform(*e) for e in OF_SPEAKER.values()))
 
 
-def folders(number: int) -> list[str]:
-    """The folders of speaker `number`'s clips, one a clip. Words are dealt like cards."""
+def _write_clips(root: Path, speaker: Speaker) -> None:
+    """Words are dealt to the speakers like cards."""
     others = [word for word in words()["words"] if word != KEYWORD]
-    said = np.roll(others, -number * WORDS_SAID)[:WORDS_SAID]
-    alike = np.roll(words()["sound_alikes"], -number * ALIKE_SAID)[:ALIKE_SAID]
-    return [*[KEYWORD] * TAKES, *said.tolist(), *alike.tolist(), *CUT_OFF]
-
-
-def _write_clips(root: Path, number: int, speaker: Speaker) -> None:
-    for clip, folder in enumerate(folders(number)):
-        samples = say_clip(speaker, folder, np.random.default_rng([speaker.seed, clip]))
+    said = np.roll(others, -speaker.number * WORDS_SAID)[:WORDS_SAID]
+    alike = np.roll(words()["sound_alikes"], -speaker.number * ALIKE_SAID)[:ALIKE_SAID]
+    for clip, folder in enumerate([*[KEYWORD] * TAKES, *said, *alike, *CUT_OFF]):
+        samples = say_clip(speaker, folder, np.random.default_rng([speaker.number, clip]))
         path = root / folder / f"{speaker.name}_nohash_{clip if folder == KEYWORD else 0}.wav"
         wavfile.write(path, SAMPLE_RATE_HZ, samples)
 
@@ -121,11 +112,8 @@ def say_clip(speaker: Speaker, folder: str, generator: np.random.Generator) -> n
 
 def record(dry: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """(samples,) int16: speech in a room, whose echo is noise that dies away, over other noise."""
-    from scipy.signal import fftconvolve
-
     snr_db, peak_db, echo_s, echo_db = (generator.uniform(*e) for e in OF_RECORDING.values())
-    decay = 10 ** (-3 * np.arange(8000) / SAMPLE_RATE_HZ / echo_s)
-    echo = generator.standard_normal(8000) * decay
+    echo = generator.standard_normal(8000) * 10 ** (-3 * np.arange(8000) / SAMPLE_RATE_HZ / echo_s)
     echo *= 10 ** (echo_db / 20) / np.linalg.norm(echo)
     wet = dry + fftconvolve(dry, echo)[: len(dry)]
     noise = noises(0.5, UNDER_CLIPS)[generator.choice(["white", "pink", "babble"])]
@@ -137,8 +125,7 @@ def record(dry: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 
 @functools.lru_cache(maxsize=1)
 def noises(minutes: float, seed: int) -> dict[str, np.ndarray]:
-    """white, pink (as much power in every octave from 20 Hz) and babble of six people who say none
-    of the corpus's words: (samples,) int16."""
+    """(samples,) int16 each: white, pink (equal power in every octave from 20 Hz), six talkers."""
     generator, samples = np.random.default_rng([seed, 0]), round(minutes * 60 * SAMPLE_RATE_HZ)
     white, other, babble = (*generator.standard_normal((2, samples)), np.zeros(samples))
     hz = np.fft.rfftfreq(samples, 1 / SAMPLE_RATE_HZ)

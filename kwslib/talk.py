@@ -1,8 +1,4 @@
-"""Running speech without the keyword: what single words do not prepare a network for.
-
-`recordings` reads a folder of recorded talk. `espeak` has espeak-ng read sentences of common words
-into such a folder, `espeak` of the data folder, once.
-"""
+"""Running speech without the keyword: what single words do not prepare a network for."""
 
 import hashlib
 import re
@@ -38,20 +34,16 @@ def holds(text: str, keyword: str) -> bool:
     """Whether words of a text are the keyword or made from it: its plural, or with an ending or a
     beginning where it has more than three letters. Words are compared, not letters within them."""
     text, keyword = (normalize("NFC", one).casefold() for one in (text, keyword))
-    wanted = r"\W+".join(map(_made_from, re.findall(r"\w+", keyword)))
+    forms = []
+    for word in re.findall(r"\w+", keyword):
+        made_from_it = rf"(?:\w*{word}|{word}\w*|{re.sub('y$', 'i', word)}\w*)"
+        forms.append(made_from_it if len(word) > 3 else word + "s?" * (len(word) == 3))
+    wanted = r"\W+".join(forms)
     return bool(wanted) and re.search(rf"\b{wanted}\b", text) is not None
 
 
-def _made_from(root: str) -> str:
-    """A regular expression."""
-    if len(root) > 3:
-        return rf"(?:\w*{root}|{root}\w*|{re.sub('y$', 'i', root)}\w*)"
-    return root + "s?" * (len(root) == 3)
-
-
 def deal_groups(speakers: dict[str, np.ndarray], groups: int) -> list[dict]:
-    """Talk dealt by speaker: name -> samples for each group. Of fewer speakers than groups each
-    one's talk is cut into as many stretches, and the groups share voices."""
+    """Speakers' talk in groups. Where speakers are fewer, each group has a stretch of everybody."""
     if len(speakers) < groups:
         cut = {name: np.array_split(samples, groups) for name, samples in speakers.items()}
         return [{name: pieces[n] for name, pieces in cut.items()} for n in range(groups)]
@@ -121,7 +113,7 @@ def espeak(keyword: str, minutes: float) -> Talk:
 def _read_aloud(folder: Path, talker: synth.Speaker) -> None:
     """Writes sentences of 8 to 16 words, a recording each, and what is said."""
     folder.mkdir()
-    lines, generator = [], np.random.default_rng(talker.seed)
+    lines, generator = [], np.random.default_rng(talker.number)
     for number in range(SENTENCES):
         said = " ".join(generator.choice(synth.words()["talk"], generator.integers(8, 17)))
         spoken = talker.say(said + generator.choice([".", "?", "!"]), generator)

@@ -41,7 +41,7 @@ def tiny_corpus(tmp_path_factory, write_wav):
             suffix = "wav" if number % 8 else "flac"
             write_wav(root / word / f"{speaker}_nohash_0.{suffix}", clip)
     for name in ("rain", "fan"):
-        write_wav(root / data.BACKGROUND / f"{name}.wav", generator.normal(0, 0.05, 48000))
+        write_wav(root / "_background_noise_" / f"{name}.wav", generator.normal(0, 0.05, 48000))
     return root
 
 

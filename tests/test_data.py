@@ -1,4 +1,3 @@
-import json
 import os
 import shutil
 import subprocess
@@ -7,6 +6,7 @@ import unicodedata
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 from urllib.error import URLError
 
 import numpy as np
@@ -16,11 +16,9 @@ import torchaudio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kwslib import audio, data, index
-from kwslib.data import CorpusError
+from kwslib import audio, data, index, synth
 
 NOISE = np.random.default_rng(0).normal(0, 0.1, 16000)
-STEREO = np.stack([NOISE, NOISE], 1)
 
 
 @pytest.fixture
@@ -31,33 +29,20 @@ def folder(tmp_path, write_wav):
     return tmp_path / "small"
 
 
-load = data.load
-
-
 def assert_refused(call, *parts):
     """The error is one line that holds all parts."""
-    with pytest.raises(CorpusError) as caught:
+    with pytest.raises(index.CorpusError) as caught:
         call()
     assert "\n" not in str(caught.value)
     for part in parts:
         assert part in str(caught.value)
 
 
-# Folds
-
-
-@pytest.mark.parametrize(
-    "speaker, part",
-    [
-        ("bb05582b", "test"),  # from the lists of Speech Commands v0.02; train: in neither
-        ("a69b9b3e", "validation"),
-        ("012c8314", "train"),
-        ("3bdf05d3", "validation"),  # next to the borders, at 9.91 and 20.18 %
-        ("3824c00e", "train"),
-    ],
-)
-def test_official_part_of_known_speakers(speaker, part):
-    assert data.official_part(speaker) == part
+def test_official_part_of_known_speakers():
+    """The first two are in the lists of Speech Commands v0.02, the last two next to the borders."""
+    names = ("bb05582b", "a69b9b3e", "012c8314", "3bdf05d3", "3824c00e")
+    parts = ["test", "validation", "train", "validation", "train"]
+    assert [data.official_part(name) for name in names] == parts
 
 
 @pytest.mark.parametrize("how", ["speaker", "folds"])
@@ -93,45 +78,38 @@ def test_deal_makes_even_groups_whatever_the_order(speakers, groups):
 def test_unknown_splits_and_keywords_name_the_known_ones(corpus):
     assert_refused(lambda: data.split(corpus, "sheila", "word"), "'word'", "folds, utterance")
     assert_refused(lambda: data.split(corpus, "shiela"), "'shiela'", "cat, dog, go, sheila, stop")
-    assert_refused(lambda: load("nowhere"), "nowhere", "embedded", "a folder's path")
+    assert_refused(lambda: data.load("nowhere"), "nowhere", "embedded", "a folder's path")
 
 
 def test_a_part_without_the_keyword_is_refused(folder, root, write_wav):
     write_wav(folder / "rare" / "rare_012c8314_nohash_0.wav", NOISE)  # a speaker of train
-    found = load(folder)
+    found = data.load(folder)
     assert found.speakers[found.words == "rare"] == ["012c8314"]  # its word is no part of it
     assert_refused(lambda: data.split(found, "rare"), "the test part of small", "'rare'")
 
 
-@pytest.mark.parametrize("how", ["speaker", "folds"])
-def test_names_without_speakers_are_counted_and_never_kept_apart(folder, root, capsys, how):
+def test_names_without_speakers_are_counted_and_never_kept_apart(folder, root, capsys):
     (folder / "yes" / "anna_nohash_0.wav").rename(folder / "yes" / "001.wav")
     found = data.load(folder)
     assert "small: 1 of 6 names state no speaker" in capsys.readouterr().err
-    assert_refused(lambda: data.split(found, "yes", how), "1 of 6", "--split utterance")
+    for how in ("speaker", "folds"):
+        assert_refused(lambda how=how: data.split(found, "yes", how), "1 of 6", "--split utterance")
 
 
-# The data folder
-
-
-@pytest.mark.parametrize("when", ["before", "while it is written"])
-def test_a_full_disk_is_one_line_with_the_place_and_leaves_nothing(folder, root, monkeypatch, when):
-    def fill(*given):
-        raise OSError(28, "No space left on device")
-
-    if when == "before":
-        monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+@pytest.mark.parametrize("message", ["no room for 0.2 MB", "No space left"])
+def test_a_full_disk_is_one_line_and_leaves_nothing(folder, root, monkeypatch, message):
+    if message == "No space left":
+        monkeypatch.setattr(index.np, "pad", Mock(side_effect=OSError(28, message)))
     else:
-        monkeypatch.setattr(index.np, "pad", fill)
-    message = "no room for 0.2 MB" if when == "before" else "No space left"
-    assert_refused(lambda: load(folder), message, str(root), "KWS_DATA")
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    assert_refused(lambda: data.load(folder), message, str(root), "KWS_DATA")
     assert not list(root.glob("index/*"))
 
 
 def test_a_place_that_cannot_be_written_names_the_variable(folder, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setattr(data, "ROOT", tmp_path / "file" / "data")
-    assert_refused(lambda: load(folder), "KWS_DATA", str(tmp_path / "file"))
+    assert_refused(lambda: data.load(folder), "KWS_DATA", str(tmp_path / "file"))
 
 
 def test_a_killed_process_leaves_no_lock_and_what_it_left_is_removed(folder, root):
@@ -156,9 +134,6 @@ def start(code, argument, root):
     )
 
 
-# Corpora by name
-
-
 @pytest.mark.parametrize("error", [None, URLError("no network"), RuntimeError("a bad hash")])
 def test_a_download_is_kept_if_it_is_whole(root, folder, monkeypatch, error):
     asked, name = [], "speech_commands_v0.01"
@@ -173,10 +148,10 @@ def test_a_download_is_kept_if_it_is_whole(root, folder, monkeypatch, error):
     monkeypatch.setattr(torchaudio.datasets, "SPEECHCOMMANDS", serve)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10**11))
     if error:
-        assert_refused(lambda: load(name), "no download", f"unpack {name}.tar.gz")
+        assert_refused(lambda: data.load(name), "no download", f"unpack {name}.tar.gz")
         assert {path.name for path in root.iterdir()} <= {".lock", ".maker"}
         return
-    assert len(load(name)) == len(load(name)) == 6 and asked == [load(name).name] == [name]
+    assert len(data.load(name)) == 6 and data.load(name).name == name and asked == [name]
     assert not list(root.rglob("*.tar.gz"))
 
 
@@ -187,25 +162,20 @@ def test_a_folder_that_is_there_wins_over_a_download(root, folder, monkeypatch, 
     assert "nothing is downloaded" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("damage", [b"", b"null", None])
-def test_the_embedded_corpus_is_made_when_its_recipe_is_another(root, folder, monkeypatch, damage):
-    made = []
+def test_the_embedded_corpus_is_made_when_its_recipe_is_another(root, folder, monkeypatch):
+    made, note = [], root / "embedded" / "recipe.json"
 
     def make(staging, **rules):
         made.append(rules)
         shutil.copytree(folder, staging, dirs_exist_ok=True)
 
-    monkeypatch.setattr(data.synth, "make", make)
-    first = load("embedded")
-    if damage is not None:
-        (root / "embedded" / "recipe.json").write_bytes(damage)
-    assert load("embedded").digest == first.digest
-    assert len(made) == (1 if damage is None else 2)
+    monkeypatch.setattr(synth, "make", make)
+    first = data.load("embedded")
+    for number, damage in enumerate(("", "null", "[4]", f"[{synth.VERSION}]"), 2):
+        note.write_text(damage)
+        assert data.load("embedded").digest == first.digest
+        assert len(made) == min(number, 4) and note.read_text() == f"[{synth.VERSION}]"
     assert made[0] == {"fold_of": data.fold_of, "official_part": data.official_part}
-    assert json.loads((root / "embedded" / "recipe.json").read_text()) == [data.synth.VERSION]
-
-
-# The index
 
 
 def test_a_corpus_is_what_lies_in_its_folder(corpus, tiny_corpus):
@@ -218,7 +188,7 @@ def test_a_corpus_is_what_lies_in_its_folder(corpus, tiny_corpus):
     assert corpus.word_counts() == dict.fromkeys(["cat", "dog", "go", "sheila", "stop"], 24)
     assert corpus.labels("sheila").sum() == 24
     assert sorted(corpus.background) == ["fan", "rain"] and corpus.rejected == []
-    rain = soundfile.read(tiny_corpus / data.BACKGROUND / "rain.wav", dtype="int16")[0]
+    rain = soundfile.read(tiny_corpus / index.BACKGROUND / "rain.wav", dtype="int16")[0]
     assert np.array_equal(corpus.background["rain"], rain)
 
 
@@ -230,8 +200,8 @@ def test_bad_recordings_are_rejected_with_the_reason_and_good_ones_kept(
     for suffix in ("flac", "ogg", "mp3", "aiff", "WAV"):  # the first of these is there already
         name = "anna" if suffix == "flac" else f"dora-{suffix}"
         soundfile.write(folder / "yes" / f"{name}_nohash_0.{suffix}", NOISE[:12000], 16000)
-    write_wav(folder / "go" / "stereo_nohash_0.wav", STEREO, 44100)
-    write_wav(folder / data.BACKGROUND / "short.wav", NOISE)
+    write_wav(folder / "go" / "stereo_nohash_0.wav", np.stack([NOISE, NOISE], 1), 44100)
+    write_wav(folder / index.BACKGROUND / "short.wav", NOISE)
     for name in ("notes.txt", "LICENSE", "._ben_nohash_0.wav"):
         (folder / "yes" / name).write_text("not a recording: not mentioned")
     corpus = data.load(folder)
@@ -253,46 +223,46 @@ def test_names_are_compared_normalised(folder, root):
     word = unicodedata.normalize("NFD", "größe")
     (folder / "yes").rename(folder / word)
     for keyword in ("größe", word, " größe "):
-        assert load(folder).labels(keyword).sum() == 3
+        assert data.load(folder).labels(keyword).sum() == 3
 
 
 @pytest.mark.parametrize("name", ["readme.txt", "a_nohash_0.wav"])
 def test_a_folder_without_clips_is_refused(root, tmp_path, name):
     (tmp_path / "hollow" / "yes").mkdir(parents=True)
     (tmp_path / "hollow" / "yes" / name).write_text("no audio")
-    assert_refused(lambda: load(tmp_path / "hollow"), "hollow: ", "WORD/SPEAKER_nohash_N.wav")
+    assert_refused(lambda: data.load(tmp_path / "hollow"), "hollow: ", "WORD/SPEAKER_nohash_N.wav")
     assert not list((root / "index").glob("*"))
 
 
 def test_index_is_reused_until_a_clip_changes(folder, root, monkeypatch, write_wav):
     read, original = [], audio.read_clip
     monkeypatch.setattr(audio, "read_clip", lambda *given: read.append(given) or original(*given))
-    first, again = load(folder), load(folder)
+    first, again = data.load(folder), data.load(folder)
     assert len(read) == 6 and again.digest == first.digest
     changed = write_wav(folder / "yes" / "ben_nohash_0.wav", -NOISE)
     os.utime(changed, ns=(1, 1))  # same size, another time
-    found = load(folder)
+    found = data.load(folder)
     assert len(read) == 12 and found.digest != first.digest
     assert np.array_equal(found.clips[4], soundfile.read(changed, dtype="int16")[0])
     changed.rename(folder / "yes" / "ben_nohash_1.wav")
-    assert load(folder).digest != found.digest
+    assert data.load(folder).digest != found.digest
 
 
 @pytest.mark.parametrize("name", ["index.json", "samples.int16"])
-@pytest.mark.parametrize("content", [b"", b"null", b"[]", b'{"stamp": '])
-def test_a_damaged_index_is_made_again(folder, root, name, content):
-    first = load(folder)
+def test_a_damaged_index_is_made_again(folder, root, name):
+    first = data.load(folder)
     path = next(root.glob(f"index/*/{name}"))
     whole = path.read_bytes()
-    path.write_bytes(content)
-    assert load(folder).digest == first.digest and path.read_bytes() == whole
+    for content in (b"", b"null", b"[]", b'{"stamp": '):
+        path.write_bytes(content)
+        assert data.load(folder).digest == first.digest and path.read_bytes() == whole
 
 
 def test_digest_depends_on_content_and_not_on_place_or_format(folder, root, tmp_path):
-    first = load(folder)
+    first = data.load(folder)
     moved = Path(shutil.copytree(folder, tmp_path / "elsewhere" / "small"))
     for path in list(moved.glob("*/*.wav")):
         soundfile.write(path.with_suffix(".flac"), soundfile.read(path, dtype="int16")[0], 16000)
         path.unlink()
-    assert load(moved).digest == first.digest
+    assert data.load(moved).digest == first.digest
     assert len(list((root / "index").iterdir())) == 2  # folders of one name have an index each
