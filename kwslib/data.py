@@ -1,7 +1,7 @@
 """Corpora by name, and the folds in which networks are trained and tested on them.
 
 A corpus is `embedded` (synthesised on the spot), `speech_commands_v0.01`, `speech_commands_v0.02`
-(downloaded), or a folder's path. What is made goes to `data/`, or to the folder KWS_DATA.
+(downloaded), or a folder's path. What is made goes to `data/`, or where KWS_DATA says.
 """
 
 import contextlib
@@ -131,7 +131,7 @@ def _making():
         yield
     except OSError as error:
         problem = f"{error.filename or ROOT}: {error.strerror or error}"
-        raise CorpusError(f"{problem}; it goes to {ROOT}, or where KWS_DATA says") from None
+        raise CorpusError(f"{problem}; KWS_DATA names another folder than {ROOT}") from None
     finally:
         lock.release()
 
