@@ -45,22 +45,20 @@ def write_results(run):
 
 
 WRONG = {
-    ("corpus", "text"): [5, " "],
-    ("keyword", "a word"): [None, "", "../up", "a\nb", ".a"],
-    ("talk", "None or a folder"): [""],
-    ("profile", "smoke, quick, full"): ["fast", []],
-    ("split", "speaker, folds, utterance"): ["words"],
-    ("seed", "from 0 to 2**31 - 1"): ["0", 1.0, True, -1],
-    ("run", "None, a name, or the path"): [7, ".."],
+    "a word": {"keyword": [None, "", " ", "../up", "a\nb", ".a"]},
+    "one of smoke, quick, full": {"profile": ["fast", []]},
+    "one of speaker, folds, utterance": {"split": ["words"]},
+    "from 0 to 2**31 - 1": {"seed": ["0", 1.0, True, -1]},
 }
 
 
-@pytest.mark.parametrize("name, allowed", WRONG)
-def test_a_wrong_parameter_names_what_is_allowed(name, allowed):
-    for value in WRONG[name, allowed]:
-        with pytest.raises(ParameterError) as caught:
+@pytest.mark.parametrize("allowed", WRONG)
+def test_a_wrong_parameter_names_what_is_allowed(allowed):
+    ((name, values),) = WRONG[allowed].items()
+    for value in values:
+        with pytest.raises(ParameterError, match=re.escape(allowed)) as caught:
             Parameters(**{name: value})
-        assert f"{name} is {value!r}" in str(caught.value) and allowed in str(caught.value)
+        assert f"{name} is {value!r}" in str(caught.value)
 
 
 def test_a_keyword_is_composed_and_stripped():
@@ -89,14 +87,14 @@ def test_the_commit_has_a_plus_where_the_code_is_not_its_own(tmp_path):
     who = ["-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
     (tmp_path / "kwslib").mkdir()
     (tmp_path / "kwslib" / "a.py").write_text("1\n")
-    assert runs.commit(tmp_path) is None
+    assert runs.provenance(tmp_path)["commit"] is None
     for command in (["init", "-q"], ["add", "."], [*who, "commit", "-qm", "a"]):
         subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
     (tmp_path / "page.html").write_text("made by a run")
-    clean = runs.commit(tmp_path)
+    clean = runs.provenance(tmp_path)["commit"]
     assert re.fullmatch("[0-9a-f]{12}", clean)
     (tmp_path / "kwslib" / "a.py").write_text("2\n")
-    assert runs.commit(tmp_path) == clean + "+"
+    assert runs.provenance(tmp_path)["commit"] == clean + "+"
 
 
 def test_the_folder_of_another_run_is_refused(run):
