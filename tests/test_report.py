@@ -3,12 +3,12 @@
 import gzip
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from html.parser import HTMLParser
 from pathlib import Path
 
 import nbformat
@@ -22,8 +22,6 @@ from kwslib import experiment, pages, report, runs, talk, tasks
 from kwslib.files import FileError
 from kwslib.runs import ParameterError, Parameters, Run
 
-VALUES = 'corpus = "embedded"\nkeyword = "sheila"\ntalk = None\nprofile = "quick"\n'
-VALUES += 'split = "speaker"\nseed = 0\nrun = None'
 HTML = "from IPython.display import HTML, Markdown\n"
 
 
@@ -32,7 +30,7 @@ def code(source, *tags):
 
 
 def write_notebook(folder, stage, *cells):
-    first = [new_markdown_cell(f"# What does {stage} find?"), code(VALUES, "parameters")]
+    first = [new_markdown_cell(f"# What does {stage} find?"), code("", "parameters")]
     notebook = new_notebook(cells=first + list(cells))
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "p", "language": "python"}
     nbformat.write(notebook, folder / f"{stage}.ipynb")
@@ -179,16 +177,6 @@ def test_an_executed_notebook_tells_nothing_of_this_machine(kernel, chain, tmp_p
     assert "<p>hear</p>" in notebook and "data:audio" not in notebook and "data:audio" in page
 
 
-class Tags(HTMLParser):
-    def handle_starttag(self, tag, attributes):
-        self.found.append(dict(attributes))
-
-    def read(self, page):
-        self.found = []
-        self.feed(page)
-        return self.found
-
-
 def test_pages_and_index_can_be_read(kernel, chain):
     """The answer first, contents, links, folds with names; names escaped; no network."""
     name = "<img src=x onerror=alert(1)>"
@@ -199,10 +187,9 @@ def test_pages_and_index_can_be_read(kernel, chain):
     (chain.corpus / "sheila").rename(chain.corpus / name)
     chain(["1"], keyword=name)
     page, index = texts(chain)[0], (chain.folder / "index.html").read_text(encoding="utf-8")
-    for tags in (Tags().read(page), Tags().read(index)):
-        links = [tag[key] for tag in tags for key in ("href", "src") if key in tag]
-        assert "x" not in links and not [tag for tag in tags if "onerror" in tag], "not escaped"
-        assert not [link for link in links if link.startswith(("http", "//"))], "needs a network"
+    for text in (page, index):
+        assert "<img" not in text and "&lt;img" in text, "not escaped"
+        assert not re.search(r"<[^>]*(?:href|src)=.?(?:http|//)", text), "needs a network"
     assert page.index("<strong>works") < page.index("Part 0"), "the answer comes first"
     assert page.count('<li><a href="#Part-') == 6 and page.count('href="07_summary.html"') == 2
     assert "<summary>from IPython.display import HTML" in page
