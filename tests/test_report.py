@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -59,8 +58,7 @@ def chain(tiny_corpus, tmp_path, monkeypatch, request):
 
     def run(only=None, force=False, keyword="sheila"):
         experiment.open_cached.cache_clear()
-        lines, place = [], str(tmp_path / "the run")
-        parameters = Parameters(str(corpus), keyword, run=place)
+        parameters, lines = Parameters(str(corpus), keyword, run=str(run.folder)), []
         report.run_chain(parameters, only, force, say=lines.append)
         return lines
 
@@ -69,10 +67,10 @@ def chain(tiny_corpus, tmp_path, monkeypatch, request):
     return run
 
 
-def texts(chain, stage="01_baseline"):
-    """The page of a stage, its executed notebook, and what the notebook printed."""
-    page = (chain.folder / f"{stage}.html").read_text(encoding="utf-8")
-    notebook = (chain.folder / "notebooks" / f"{stage}.ipynb").read_text(encoding="utf-8")
+def texts(chain):
+    """The first page, its executed notebook, and what the notebook printed."""
+    paths = ("01_baseline.html", "notebooks/01_baseline.ipynb")
+    page, notebook = ((chain.folder / path).read_text(encoding="utf-8") for path in paths)
     cells = nbformat.reads(notebook, as_version=4).cells
     printed = "".join(o.get("text", "") for cell in cells for o in cell.get("outputs", []))
     return page, notebook, printed
@@ -123,13 +121,13 @@ def test_another_corpus_of_the_same_name_is_refused_without_force(chain):
 @pytest.mark.parametrize("content", [b"", b"null", b'{"setting": "baseline", "quality":'])
 def test_damaged_results_of_other_stages_are_one_line(chain, content):
     chain()
-    (chain.folder / "metrics").mkdir()
-    left = chain.folder / "metrics" / ".baseline.json.1.unfinished"
-    for path in (chain.folder / "metrics" / "notes.json", left):
-        path.write_bytes(b"foreign, or of a killed write")
+    metrics = chain.folder / "metrics"
+    metrics.mkdir()
+    for name in ("notes.json", ".baseline.json.1.unfinished"):
+        (metrics / name).write_bytes(b"foreign, or of a killed write")
     chain(["7"])
-    assert [path.name for path in left.parent.iterdir()] == ["notes.json"]
-    (chain.folder / "metrics" / "baseline.json").write_bytes(content)
+    assert [path.name for path in metrics.iterdir()] == ["notes.json"]
+    (metrics / "baseline.json").write_bytes(content)
     with pytest.raises(FileError, match=r"metrics.baseline\.json") as caught:
         chain(["7"])
     assert "\n" not in str(caught.value)
@@ -224,14 +222,14 @@ def test_a_killed_report_leaves_no_process_and_no_file(tmp_path):
     command = [sys.executable, "-c", program, str(tmp_path)]
     environment = os.environ | {"TMPDIR": str(temporary)}
     with subprocess.Popen(command, env=environment, stdout=-3, stderr=-3) as process:
-        assert eventually(lambda: pid.is_file() and pid.read_text())
-        process.send_signal(signal.SIGKILL)
-    assert eventually(lambda: not (Path("/proc") / pid.read_text()).exists())
+        wait_until(lambda: pid.is_file() and pid.read_text())
+        process.kill()
+    wait_until(lambda: not (Path("/proc") / pid.read_text()).exists())
     assert not list(temporary.glob("*.json"))
 
 
-def eventually(is_so, limit_s=120) -> bool:
+def wait_until(is_so, limit_s=120):
     until = time.monotonic() + limit_s
-    while not is_so() and time.monotonic() < until:
+    while not is_so():
+        assert time.monotonic() < until
         time.sleep(0.1)
-    return bool(is_so())

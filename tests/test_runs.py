@@ -45,25 +45,24 @@ def write_results(run):
 
 
 WRONG = {
-    "a word": {"keyword": [None, "", " ", "../up", "a\nb", ".a"]},
-    "one of smoke, quick, full": {"profile": ["fast", []]},
-    "one of speaker, folds, utterance": {"split": ["words"]},
-    "from 0 to 2**31 - 1": {"seed": ["0", 1.0, True, -1]},
+    ("keyword", "a word"): [None, "", " ", "../up", "a\nb", ".a"],
+    ("profile", "smoke, quick, full"): ["fast", []],
+    ("split", "speaker, folds, utterance"): ["words"],
+    ("seed", "from 0 to 2**31 - 1"): ["0", 1.0, True, -1],
 }
 
 
-@pytest.mark.parametrize("allowed", WRONG)
-def test_a_wrong_parameter_names_what_is_allowed(allowed):
-    ((name, values),) = WRONG[allowed].items()
-    for value in values:
-        with pytest.raises(ParameterError, match=re.escape(allowed)) as caught:
+@pytest.mark.parametrize("name, allowed", WRONG)
+def test_a_wrong_parameter_names_what_is_allowed(name, allowed):
+    for value in WRONG[name, allowed]:
+        with pytest.raises(ParameterError) as caught:
             Parameters(**{name: value})
-        assert f"{name} is {value!r}" in str(caught.value)
+        assert f"{name} is {value!r}" in str(caught.value) and allowed in str(caught.value)
 
 
 def test_a_keyword_is_composed_and_stripped():
-    for typed, keyword in (("gro\u0308ße ", "größe"), ("می\u200cخواهم", "می\u200cخواهم")):
-        assert Parameters(keyword=typed).keyword == keyword
+    assert Parameters(keyword="gro\u0308ße ").keyword == "größe"
+    assert Parameters(keyword="می\u200cخواهم").keyword == "می\u200cخواهم"
 
 
 def test_a_run_is_named_after_its_parameters_and_no_place_is_written(reports, tmp_path):
