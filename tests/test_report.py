@@ -150,9 +150,9 @@ def test_a_kernel_has_settings_of_its_own(kernel, chain, tmp_path, monkeypatch):
     spec.write_text(json.dumps({"argv": ["false"], "display_name": "f", "language": "python"}))
     startup.write_text("leaked = True")
     (tmp_path / "matplotlibrc").write_text("lines.linewidth: 77")
-    for name, value in {"JUPYTER_PATH": spec.parents[2], "IPYTHONDIR": startup.parents[2],
-                        "MATPLOTLIBRC": tmp_path / "matplotlibrc", "OMP_NUM_THREADS": "7",
-                        "PYTHONSTARTUP": startup, "LC_ALL": "C"}.items():  # fmt: skip
+    users = {"JUPYTER_PATH": spec.parents[2], "IPYTHONDIR": startup.parents[2], "LC_ALL": "C"}
+    users |= {"MATPLOTLIBRC": tmp_path / "matplotlibrc", "PYTHONSTARTUP": startup}
+    for name, value in (users | {"OMP_NUM_THREADS": "7"}).items():
         monkeypatch.setenv(name, str(value))
     look = "import os, sys, matplotlib\nprint(os.path.basename(sys.prefix), "
     look += "os.environ['OMP_NUM_THREADS'], matplotlib.rcParams['lines.linewidth'], "

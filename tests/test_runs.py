@@ -83,16 +83,17 @@ def test_caveats_are_stated_where_due():
 
 
 def test_the_commit_has_a_plus_where_the_code_is_not_its_own(tmp_path):
-    who = ["-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
-    (tmp_path / "kwslib").mkdir()
-    (tmp_path / "kwslib" / "a.py").write_text("1\n")
+    code = tmp_path / "kwslib" / "a.py"
+    code.parent.mkdir()
+    code.write_text("1\n")
     assert runs.provenance(tmp_path)["commit"] is None
-    for command in (["init", "-q"], ["add", "."], [*who, "commit", "-qm", "a"]):
-        subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
+    who = "-c user.name=a -c user.email=a@example.org -c commit.gpgsign=false"
+    for command in ("init -q", "add .", f"{who} commit -qm a"):
+        subprocess.run(["git", "-C", tmp_path, *command.split()], check=True)
     (tmp_path / "page.html").write_text("made by a run")
     clean = runs.provenance(tmp_path)["commit"]
+    code.write_text("2\n")
     assert re.fullmatch("[0-9a-f]{12}", clean)
-    (tmp_path / "kwslib" / "a.py").write_text("2\n")
     assert runs.provenance(tmp_path)["commit"] == clean + "+"
 
 
