@@ -3,23 +3,21 @@
 import functools
 import html
 import io
-import json
 import re
 import warnings
 from base64 import b64encode
 from pathlib import Path
-from string import Template
 
 import numpy as np
 import soundfile
 from IPython.display import HTML, Image, Markdown, display
 from matplotlib import font_manager
+from matplotlib.artist import setp
 from matplotlib.text import Text
 
 from .files import write_atomic
 
 RATE_HZ = 16000
-PLAYER = Path(__file__).parent / "report_template" / "player.html"
 
 
 def show(figure, path: Path, alt: str, caption: str) -> None:
@@ -33,14 +31,12 @@ def show(figure, path: Path, alt: str, caption: str) -> None:
 def png(figure) -> bytes:
     """A figure as PNG, in fonts that have its letters."""
     buffer, usual = io.BytesIO(), font_manager.get_font(font_manager.findfont("DejaVu Sans"))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # of missing glyphs
         figure.draw_without_rendering()  # makes the tick labels
         texts = figure.findobj(Text)
-        letters = set(filter(str.isprintable, "".join(text.get_text() for text in texts)))
-        lacking = frozenset(letters.difference(map(chr, usual.get_charmap())))
-        for text in texts:
-            text.set_fontfamily(["DejaVu Sans", *fonts(lacking)])
+        letters = frozenset(filter(str.isprintable, "".join(map(Text.get_text, texts))))
+        lacking = letters.difference(map(chr, usual.get_charmap()))
+        setp(texts, fontfamily=["DejaVu Sans", *fonts(lacking)])
         figure.savefig(buffer, format="png", dpi=180, metadata={"Software": None})
     return buffer.getvalue()
 
@@ -55,48 +51,32 @@ def fonts(letters: frozenset[str]) -> list[str]:
             names, lacking = [*names, font.name], lacking - found
     if lacking:
         boxes = "".join(sorted(lacking))
-        warnings.warn(f"no installed font has {boxes!r}: figures show boxes", stacklevel=2)
+        warnings.warn(f"figures show boxes: no installed font has {boxes!r}", RuntimeWarning, 2)
     return names
 
 
-def sound(samples: np.ndarray, name: str = "") -> str:
-    """A player of (samples,) int16, in HTML; the samples are in it, as FLAC."""
-    buffer = io.BytesIO()
-    soundfile.write(buffer, np.asarray(samples), RATE_HZ, format="FLAC", subtype="PCM_16")
-    address = f"data:audio/flac;base64,{b64encode(buffer.getvalue()).decode()}"
-    return f'<audio controls preload="none" title="{html.escape(name)}" src="{address}"></audio>'
-
-
 def clips(recordings, captions):
-    """Players side by side. recordings: (clips, samples) int16."""
+    """Players side by side; the samples are in them, as FLAC. recordings: (clips, samples) int16"""
     players = ""
-    for samples, caption in zip(recordings, captions, strict=True):
-        below = f"<figcaption>{html.escape(caption)}</figcaption>"
-        players += f'<figure class="clip">{sound(samples, caption)}{below}</figure>'
+    for samples, caption in zip(recordings, map(html.escape, captions), strict=True):
+        buffer = io.BytesIO()
+        soundfile.write(buffer, samples, RATE_HZ, format="FLAC", subtype="PCM_16")
+        address = f"data:audio/flac;base64,{b64encode(buffer.getvalue()).decode()}"
+        sound = f'<audio controls preload="none" title="{caption}" src="{address}"></audio>'
+        players += f'<figure class="clip">{sound}<figcaption>{caption}</figcaption></figure>'
     return HTML(f'<div class="clips">{players}</div>')
-
-
-def player(samples: np.ndarray, figure, alt: str):
-    """A player for a recording whose figure was shown with this alternative text: a cursor runs
-    over the figure while it plays, and a click on the figure jumps there."""
-    left, _, width, _ = figure.axes[0].get_position().bounds
-    place = {"left": left, "width": width, "length_s": len(samples) / RATE_HZ}
-    text = json.dumps(alt).replace("<", "\\u003c")  # a name cannot end the script
-    page = Template(PLAYER.read_text(encoding="utf-8"))
-    return HTML(page.substitute(place, sound=sound(samples, alt), alt=text))
 
 
 def span(estimate, form: str = "{:.2f}") -> str:
     """A value and its 95 % interval, '0.56 (0.26 to 0.87)', or what of them can be stated."""
-    stated = [form.format(x) for x in estimate if x is not None and np.isfinite(x)]
+    stated = [form.format(x) for x in np.array(estimate, float) if np.isfinite(x)]
     whole = "{} ({} to {})" if len(stated) == 3 else "{}"
     return whole.format(*stated or ["cannot be stated"])
 
 
 def percent(share) -> str:
     """A share, or an estimate of one, in percent: '7.2 %', '7.2 % (5.0 % to 9.9 %)'."""
-    estimate = share if isinstance(share, list | tuple) else (share,)
-    return span([None if x is None else 100 * x for x in estimate], "{:.1f} %")
+    return span(100 * np.array(share, float, ndmin=1), "{:.1f} %")
 
 
 def plain(name: str) -> str:
@@ -109,7 +89,6 @@ def table(frame, heads: dict):
     names, forms = zip(*heads.values(), strict=True)
     rows = [["", *names], ["---", *["--:"] * len(heads)]]
     for name, *values in frame[list(heads)].itertuples():
-        pairs = zip(forms, values, strict=True)
-        cells = ["–" if value != value else form.format(value) for form, value in pairs]  # NaN
-        rows.append([plain(str(name)), *cells])
+        cells = ["–" if x != x else form.format(x) for form, x in zip(forms, values, strict=True)]
+        rows.append([plain(str(name)), *cells])  # NaN is unequal to itself
     return Markdown("\n".join(f"| {' | '.join(cells)} |" for cells in rows))

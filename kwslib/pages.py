@@ -22,13 +22,12 @@ def write_page(run: Run, stages: list[str], stage: str, notebook) -> None:
     answers = [cell for cell in notebook.cells if "answer" in cell.metadata.get("tags", [])]
     rest = [cell for cell in notebook.cells if cell not in answers]
     notebook.cells = rest[:1] + answers + rest[1:]
-    where = {"extra_template_basedirs": [str(TEMPLATE.parent)], "template_name": TEMPLATE.name}
-    exporter = HTMLExporter(**where)
-    exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
+    options = {"extra_template_basedirs": [str(TEMPLATE.parent)], "template_name": TEMPLATE.name}
+    exporter = HTMLExporter(exclude_input_prompt=True, exclude_output_prompt=True, **options)
     values = {"stages": stages, "stage": stage, "lead": 1 + len(answers), "footing": _footing(run)}
     values["metadata"] = {"title": rest[0].source.splitlines()[0].lstrip("# ")}
     body, _ = exporter.from_notebook_node(notebook, values)
-    _, _, after = body.partition("<!--contents-->")
+    after = body.partition("<!--contents-->")[2]
     heads = re.findall(r'<h2 id="([^"]*)">(.*?)<a class="anchor-link"', after)
     links = "".join(f'<li><a href="#{place}">{text}</a></li>' for place, text in heads)
     contents = f'<nav class="contents" aria-label="Contents"><ul>{links}</ul></nav>'
@@ -72,7 +71,6 @@ def write_index(run: Run, stages: list[str]) -> Path:
 
 def _extracts(page: str) -> dict[str, list[str]]:
     """Of a page, in HTML: its question, its answer, and what it marks to be shown on the index."""
-    found = {"question": re.findall("(?s)<title>(.*?)</title>", page)}
-    for name in ("answer", "index"):
-        found[name] = re.findall(f"(?s)<!--{name}-->(.*?)<!--/{name}-->", page)
-    return found
+    marks = {name: f"<!--{name}-->(.*?)<!--/{name}-->" for name in ("answer", "index")}
+    marks["question"] = "<title>(.*?)</title>"
+    return {name: re.findall(mark, page, re.DOTALL) for name, mark in marks.items()}

@@ -138,26 +138,6 @@ def rows(values: dict, xlabel: str, form: str = "{:.2f}", mark=None):
     return figure
 
 
-def buffers(architecture: Architecture):
-    """What the study's stream keeps: frames under the kernel, outputs of the GRU for a second."""
-    width_s, step_s = architecture.kernel[1] * HOP_S, architecture.stride[1] * HOP_S
-    starts_s = step_s * np.arange(architecture.steps + 2)
-    ends_s, heights = starts_s + width_s, (1.3, 1.05, 0.8)
-    figure, ax = canvas(3.0)
-    ax.hlines(3 - 0.1 * (np.arange(len(starts_s)) % 3), starts_s, ends_s, TONES[0], linewidth=4)
-    for number, end_s in enumerate(ends_s, start=1):
-        box = {"facecolor": TONES[0], "pad": 2}
-        ax.text(end_s, 2, number, color="white", fontsize=8, ha="center", va="center", bbox=box)
-    ax.hlines(heights, ends_s[:3], ends_s[-3:], GREY, linewidth=3)
-    ax.plot(ends_s[-3:], heights, "o", color=RED)
-    ax.axvspan(0, width_s, color=SHADE)
-    ax.text(width_s / 2, 3.5, "initial call", ha="center", **BESIDE)
-    ax.set_yticks([2.9, 2, 1.05], ["frames under\nthe kernel", "outputs\nof the GRU", "attention"])
-    ax.set(xlabel="time in s", ylim=(0.5, 3.8), xlim=(0, None))
-    ax.grid(False)
-    return figure
-
-
 def stream(samples, curves: dict, threshold, keyword_s, words=(), notes=()):
     """A recording above, and a panel below for each way to score it.
 
@@ -165,26 +145,23 @@ def stream(samples, curves: dict, threshold, keyword_s, words=(), notes=()):
     keyword_s: (start, end) of its clip; words: (name, start_s); notes: (curve's name, time_s, text)
     """
     figure, axes = canvas(1.3 + 1.35 * len(curves), 1 + len(curves), sharex=True)
-    frames = np.asarray(samples)[: len(samples) // 160 * 160].reshape(-1, 160)
-    seconds, end_s = np.arange(len(frames)) * HOP_S, len(samples) / RATE_HZ
-    axes[0].fill_between(seconds, frames.min(1), frames.max(1), color="0.15", linewidth=0)
-    above = {"transform": axes[0].get_xaxis_transform(), "rotation": 90, "fontsize": 8}
-    for name, start_s in words:
-        axes[0].text(start_s + 0.5, 1.04, name, ha="center", **above)
+    seconds = np.linspace(0, len(samples) / RATE_HZ, len(samples))
+    axes[0].plot(seconds, samples, color="0.15", linewidth=0.3)
+    top, middles_s = axes[0].secondary_xaxis("top"), [start_s + 0.5 for _, start_s in words]
+    top.set_xticks(middles_s, [name for name, _ in words], rotation=90, fontsize=8)
     for place, (ax, (name, (x, y))) in enumerate(zip(axes[1:], curves.items(), strict=True)):
         ax.plot(x, y, color=colour(name, place), drawstyle="steps-post", linewidth=1.5)
         ax.axhline(threshold, color=RED, linestyle=":", linewidth=1)
         ax.set(ylim=(-0.03, 1.05), yticks=(0, 0.5, 1), title=name)
         for n, (_, time_s, text) in enumerate(note for note in notes if note[0] == name):
-            x, side = (14, "left") if time_s < 0.6 * end_s else (-14, "right")
+            x, side = (14, "left") if time_s < 0.6 * seconds[-1] else (-14, "right")
             style = {"arrowprops": {"arrowstyle": "->", "color": RED}, "ha": side, **BESIDE}
             style["bbox"] = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
-            point = (time_s, HEIGHTS[n % len(HEIGHTS)])
-            ax.annotate(text, point, (x, 0), textcoords="offset points", **style)
+            ax.annotate(text, (time_s, HEIGHTS[n % 4]), (x, 0), textcoords="offset points", **style)
     for ax in axes:
         ax.axvspan(*keyword_s, color=SHADE, zorder=0)
     axes[0].set(yticks=())
-    axes[-1].set(xlabel="time in s", xlim=(0, end_s))
+    axes[-1].set(xlabel="time in s", xlim=(0, seconds[-1]))
     figure.supylabel("probability of the keyword", fontsize=10)
     return figure
 
@@ -206,8 +183,7 @@ def frontier(points: dict, xlabel: str, ylabel: str):
         for x, y in PLACES:
             text.set(position=(x, y), ha="left" if x > 0 else "right")
             box = text.get_window_extent()
-            inside = frame.contains(*box.min) and frame.contains(*box.max)
-            if inside and not box.count_overlaps(boxes):
+            if frame.count_contains(box.get_points()) == 2 and not box.count_overlaps(boxes):
                 break
         boxes.append(box)
         ax.annotate("", (cost, value), (x, y), textcoords="offset points", arrowprops=line)

@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import sys
-import time
 from hashlib import sha256
 from itertools import product
 from pathlib import Path
@@ -52,13 +51,11 @@ def stages_named(only: list[str] | None) -> list[str]:
     return [stage for stage in STAGES if stage in chosen]
 
 
-def run_chain(
-    parameters: Parameters, only=None, force=False, workers=1, scheduler=None, say=print
-) -> Path:
+def run_chain(parameters: Parameters, only=None, force=False, workers=1, scheduler=None, say=print):
     """Trains and runs what is not up to date, writes the pages; returns the path of index.html.
 
-    only: a list of stages by name or number, None for all; force: train and run anew what is up to
-    date; workers, scheduler: as in `tasks.train_all`; say: is called with each line. Every input is
+    only: stages by name or number, None for all; force: also train and run what is up to date;
+    workers, scheduler: as in `tasks.train_all`; say: is called with each line. Every input is
     looked at before anything trains. After a `StageError` the next call goes on where it was.
     """
     chosen = stages_named(only)
@@ -75,18 +72,18 @@ def run_chain(
         names = "\n".join(opened.corpus.ids.tolist()) + "\n"
         files.write_atomic(run.folder / "clips.txt.gz", gzip.compress(names.encode(), mtime=0))
         _check_others(run, chosen, inputs)
-        known = {stage: record.get("known") for stage, record in run.read()["stages"].items()}
-        due = [s for s in chosen if force or known.get(s) != _known(run, s, inputs)]
-        for stage in due if force else ():
-            for path in _results(run, stage):
-                path.unlink()
+        done = run.read()["stages"]
+        due = [s for s in chosen if force or done.get(s) != _known(run, s, inputs)]
+        for path in [path for stage in due if force for path in _results(run, stage)]:
+            path.unlink()
         made = [setting_named(name).float for stage in due for name in STAGES[stage]]
         tasks.train_all(parameters, made, workers, scheduler, say)
         for number, stage in enumerate(chosen, start=1):
-            place = f"[{number}/{len(chosen)}] {stage}"
-            say(f"{place}: {'running' if stage in due else 'up to date'}")
+            state = "running" if stage in due else "up to date"
+            say(f"[{number}/{len(chosen)}] {stage}: {state}")
             if stage in due:
-                say(f"{place}: done in {_run_stage(run, stage, inputs):.0f} s")
+                _run_stage(run, stage)
+                run.write(stages=run.read()["stages"] | {stage: _known(run, stage, inputs)})
             index = pages.write_index(run, list(STAGES))
     return index
 
@@ -97,8 +94,8 @@ def _check_others(run: Run, chosen: list[str], inputs: dict) -> None:
     for setting in run.measured():
         if str(setting) not in made:
             run.metrics(setting), run.scores(setting)
-    for stage, record in run.read()["stages"].items():
-        if stage not in chosen and record.get("known", {}).get("inputs") != inputs:
+    for stage, known in run.read()["stages"].items():
+        if stage not in chosen and known.get("inputs") != inputs:
             reason = f"corpus, talk or recipe changed since {stage} ran"
             raise files.FileError(f"{reason}: run `kws report` without --only")
 
@@ -119,19 +116,14 @@ def _known(run: Run, stage: str, inputs: dict) -> dict:
     return {"inputs": inputs, "notebook": notebook.hexdigest(), "results": results.hexdigest()}
 
 
-def _run_stage(run: Run, stage: str, inputs: dict) -> float:
-    """Runs a notebook, writes its page and its executed copy; returns the seconds it took."""
+def _run_stage(run: Run, stage: str) -> None:
+    """Runs a notebook, writes its page and its executed copy."""
     (run.folder / f"{stage}.html").unlink(missing_ok=True)  # without it a stage is not done
-    begun = time.perf_counter()
     notebook = _execute(run, stage)
     pages.write_page(run, list(STAGES), stage, notebook)
     note = "<em>(to be heard on the HTML page)</em>"  # GitHub would not play sound
     text = re.sub(r"<audio\b.*?</audio>", note, nbformat.writes(notebook))
     files.write_atomic(run.folder / "notebooks" / f"{stage}.ipynb", text.encode())
-    seconds = round(time.perf_counter() - begun, 1)
-    record = {"seconds": seconds, "known": _known(run, stage, inputs)}
-    run.write(stages=run.read()["stages"] | {stage: record})
-    return seconds
 
 
 def _execute(run: Run, stage: str) -> nbformat.NotebookNode:
@@ -140,7 +132,7 @@ def _execute(run: Run, stage: str) -> nbformat.NotebookNode:
 
     executed, private = run.folder / "notebooks" / f"{stage}.ipynb", run.folder / ".kernel"
     values = run.parameters.named() | {"run": str(run.folder.resolve())}
-    names = {values["run"]: run.folder.name, str(ROOT): "."}
+    names = {values["run"]: run.folder.name, str(ROOT): "."}  # for paths of this machine
     for name in ("corpus", "talk"):
         if values[name] not in (None, *data.NAMES):
             path = str(Path(getattr(run.parameters, name)).expanduser().resolve())
@@ -157,7 +149,6 @@ def _execute(run: Run, stage: str) -> nbformat.NotebookNode:
             cwd=NOTEBOOKS, progress_bar={"leave": False, "disable": None}, stderr_file=sys.stderr,
             start_timeout=PATIENCE_S, iopub_timeout=PATIENCE_S,
         )  # fmt: skip
-        return _cleaned(executed, names)
     except Exception as error:  # of a cell, of the kernel, of zmq: each has errors of its own
         reason = f"{type(error).__name__}: {error}"
         if isinstance(error, papermill.PapermillExecutionError):
@@ -166,11 +157,20 @@ def _execute(run: Run, stage: str) -> nbformat.NotebookNode:
         raise StageError(f"{reason}. The notebook as far as it ran: {executed}") from None
     finally:
         shutil.rmtree(private, ignore_errors=True)
+    text = executed.read_text(encoding="utf-8")
+    for path, name in names.items():
+        text = text.replace(json.dumps(path, ensure_ascii=False)[1:-1], name)
+    notebook = nbformat.reads(text, as_version=4)
+    notebook.metadata.pop("papermill", None)
+    for cell in notebook.cells:
+        cell.metadata = nbformat.from_dict({"tags": cell.metadata.get("tags", [])})
+        if cell.cell_type == "code":
+            cell.outputs = [each for each in cell.outputs if each.get("name") != "stderr"]
+    return notebook
 
 
 def _kernel_class(folder: Path) -> type:
-    """Kernels of this interpreter, whatever kernels a user has installed. A kernel ends with this
-    process; its files lie in `folder`."""
+    """Kernels of this interpreter that end with this process; their files lie in `folder`."""
     from jupyter_client import AsyncKernelManager
     from jupyter_client.kernelspec import KernelSpec
 
@@ -180,22 +180,6 @@ def _kernel_class(folder: Path) -> type:
 
     class Kernel(AsyncKernelManager):
         kernel_spec = KernelSpec(argv=command, language="python", env=environment)
-
-        def __init__(self, **more):
-            super().__init__(connection_file=str(folder / "connection.json"), **more)
+        connection_file = str(folder / "connection.json")
 
     return Kernel
-
-
-def _cleaned(path: Path, names: dict[str, str]) -> nbformat.NotebookNode:
-    """An executed notebook without papermill's marks; paths of this machine become names."""
-    text = path.read_text(encoding="utf-8")
-    for place, name in names.items():
-        text = text.replace(json.dumps(place, ensure_ascii=False)[1:-1], name)
-    notebook = nbformat.reads(text, as_version=4)
-    notebook.metadata.pop("papermill", None)
-    for cell in notebook.cells:
-        cell.metadata = nbformat.from_dict({"tags": cell.metadata.get("tags", [])})
-        if cell.cell_type == "code":
-            cell.outputs = [each for each in cell.outputs if each.get("name") != "stderr"]
-    return notebook

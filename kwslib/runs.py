@@ -6,7 +6,6 @@ checkpoints, notebooks, and resume (unfinished training). Every file is written 
 
 import contextlib
 import io
-import json
 import os
 import platform
 import re
@@ -14,7 +13,7 @@ import shutil
 import subprocess
 import unicodedata
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial, partialmethod
 from importlib import metadata
 from pathlib import Path
@@ -31,7 +30,7 @@ ROOT = Path(__file__).parent.parent
 REPORTS = Path(os.environ.get("KWS_REPORTS") or ROOT / "reports")
 PROFILES = ("smoke", "quick", "full")
 PACKAGES = ("torch", "numpy", "safetensors", "soundfile", "espeakng-loader", "papermill")
-NO_WORD = re.compile(r"^\s*\.|[/\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+NO_WORD = re.compile(r"^\s*(\.|$)|[/\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 READ_CSV = partial(pandas.read_csv, float_precision="round_trip")
 CAVEATS = {
     "smoke": "Profile smoke: trained for seconds to see that all runs; the figures mean nothing.",
@@ -56,18 +55,13 @@ class Parameters:
     run: str | None = None
 
     def __post_init__(self):
-        texts = {n for n, value in vars(self).items() if isinstance(value, str) and value.strip()}
-        is_word = "keyword" in texts and not NO_WORD.search(self.keyword)
+        is_word = isinstance(self.keyword, str) and not NO_WORD.search(self.keyword)
         is_seed = type(self.seed) is int and 0 <= self.seed < 2**31
-        is_run = self.run is None or ("run" in texts and self.run not in (".", ".."))
         for name, is_right, allowed in (
-            ("corpus", "corpus" in texts, "text"),
             ("keyword", is_word, "a word, the name of a folder of clips"),
-            ("talk", self.talk is None or "talk" in texts, "None or a folder's path"),
             ("profile", self.profile in PROFILES, f"one of {', '.join(PROFILES)}"),
             ("split", self.split in data.SPLITS, f"one of {', '.join(data.SPLITS)}"),
             ("seed", is_seed, "a whole number from 0 to 2**31 - 1"),
-            ("run", is_run, "None, a name, or the path of a folder"),
         ):
             if not is_right:
                 raise ParameterError(f"{name} is {vars(self)[name]!r}; it must be {allowed}")
@@ -89,7 +83,7 @@ class Parameters:
     def named(self) -> dict:
         """What a result depends on: all but `run`, a folder by its name, wherever it lies."""
         names = {"corpus": data.name_of(self.corpus), "talk": self.talk and data.name_of(self.talk)}
-        return {n: value for n, value in (asdict(self) | names).items() if n != "run"}
+        return {n: value for n, value in (vars(self) | names).items() if n != "run"}
 
     def caveats(self) -> list[str]:
         """What a reader must know before believing a figure of this run."""
@@ -97,22 +91,10 @@ class Parameters:
 
 
 def _read_json(path: Path) -> dict:
-    values = json.loads(path.read_text("utf-8"))
+    values = read_json(path, "")
     if values["setting"] != path.stem:
         raise ValueError("it is of another setting")
     return values
-
-
-def _read_row(path: Path) -> dict:
-    values = _read_json(path)
-    quality, versus = values["quality"], values["versus_baseline"]
-    row = values["cost"] | {"smaller": versus["file_bytes"], "fewer_path": versus["path_macs"]}
-    row |= {"fewer_network": versus["network_macs"], "verdict": versus["verdict"]}
-    row |= {"au_fa_fr": quality["au_fa_fr"]}
-    estimates = {name: quality[name] for name in ("missed", "one_minus_auc")}
-    for name, estimate in (estimates | {"missed_ratio": versus["missed"]}).items():
-        row[name], row[f"{name}_low"], row[f"{name}_high"] = np.array(estimate, float)
-    return row
 
 
 class Run:
@@ -182,7 +164,16 @@ class Run:
     def table(self, settings: list[Setting]) -> pandas.DataFrame:
         """A row a setting: quality, ratios to the baseline, cost, how much smaller. Shares are from
         0 to 1; `smaller` is of file bytes; NaN is what cannot be stated."""
-        rows = [self.result("metrics", "json", _read_row, setting) for setting in settings]
+        rows = []
+        for found in map(self.metrics, settings):
+            versus, estimates = found["versus_baseline"], dict(found["quality"])
+            row = found["cost"] | {"verdict": versus["verdict"], "smaller": versus["file_bytes"]}
+            row |= {f"fewer_{part}": versus[f"{part}_macs"] for part in ("network", "path")}
+            row["au_fa_fr"], estimates["missed_ratio"] = estimates["au_fa_fr"], versus["missed"]
+            for name in ("missed", "one_minus_auc", "missed_ratio"):
+                ends = np.array(estimates[name], float)
+                row |= zip((name, f"{name}_low", f"{name}_high"), ends, strict=True)
+            rows.append(row)
         return pandas.DataFrame(rows, index=list(map(str, settings)))
 
     def measured(self) -> list[Setting]:
@@ -199,22 +190,15 @@ class Run:
         write_atomic(self.path("scores", setting, "npz"), buffer.getvalue())
 
 
-def provenance() -> dict:
-    """Versions, device, threads and git commit: what a reader needs to compare runs."""
-    packages = {package: metadata.version(package) for package in PACKAGES}
-    return {
-        "versions": {"python": platform.python_version()} | packages,
-        "device": platform.machine(),
-        "threads": os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count()),
-        "commit": commit(),
-    }
-
-
-def commit(root: Path = ROOT) -> str | None:
-    """The checkout's commit, '+' where its code differs from that; None outside a checkout."""
-    if not shutil.which("git"):
-        return None
-    code = ["status", "--porcelain", "--", "kwslib", "notebooks"]
-    commands = [["git", "-C", root, *more] for more in (["rev-parse", "--short=12", "HEAD"], code)]
-    head, change = (subprocess.run(c, capture_output=True, text=True).stdout for c in commands)
-    return head.strip() + "+" * bool(change) or None
+def provenance(root: Path = ROOT) -> dict:
+    """What a reader needs to compare runs: versions, device, threads, and the checkout's commit,
+    '+' where its code differs from that, None outside a checkout."""
+    versions = {package: metadata.version(package) for package in PACKAGES}
+    found = {"versions": {"python": platform.python_version()} | versions, "commit": None}
+    threads = os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count())
+    if shutil.which("git"):
+        asked = ("rev-parse --short=12 HEAD", "status --porcelain -- kwslib notebooks")
+        commands = (["git", "-C", root, *words.split()] for words in asked)
+        head, change = (subprocess.run(c, capture_output=True, text=True).stdout for c in commands)
+        found["commit"] = head.strip() + "+" * bool(change) or None
+    return found | {"device": platform.machine(), "threads": threads}

@@ -3,7 +3,6 @@
 import re
 import shutil
 import subprocess
-from html.parser import HTMLParser
 from pathlib import Path
 
 import nbformat
@@ -100,27 +99,16 @@ def test_the_chain_leaves_what_the_design_promises(chain):
     assert "student3-int8-static" in readme and "the figures mean nothing" in readme
 
 
-class Tags(HTMLParser):
-    def handle_starttag(self, tag, attributes):
-        self.found.append((tag, dict(attributes)))
-
-    def read(self, page):
-        self.found = []
-        self.feed(page.read_text(encoding="utf-8"))
-        return self.found
-
-
 def test_pages_need_no_network_have_texts_for_images_and_little_sound(chain):
-    pages = [Tags().read(path) for path in chain[0].glob("*.html")]
+    pages = [path.read_text(encoding="utf-8") for path in chain[0].glob("*.html")]
     assert len(pages) == len(NOTEBOOKS) + 1
-    tags = [each for page in pages for each in page]
-    assert all(values.get("alt") for tag, values in tags if tag == "img")
-    kinds = ("img", "script", "link", "audio", "iframe")
-    loading = [values for tag, values in tags if tag in kinds]
-    addresses = [values.get("src") or values.get("href") or "data:" for values in loading]
-    assert all(address.startswith("data:") for address in addresses)
-    sounds = [values["src"] for tag, values in tags if tag == "audio"]
-    assert 0 < sum(map(len, sounds)) < 4e6  # in base64: 3 MB of sound
+    loading = r"<(img|script|link|audio|iframe)\b([^>]*)>"
+    found = [each for page in pages for each in re.findall(loading, page)]
+    assert all(re.search('alt="[^"]+"', values) for tag, values in found if tag == "img")
+    assert all(
+        re.match("data:", a) for _, v in found for a in re.findall('(?:src|href)="(.*?)"', v)
+    )
+    assert 0 < sum(len(values) for tag, values in found if tag == "audio") < 4e6  # 3 MB of sound
 
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="no Chromium is installed")
@@ -128,4 +116,4 @@ def test_a_page_opens_in_a_browser_without_an_error(chain):
     command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
     command += ["--dump-dom", (chain[0] / "02_streaming.html").as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert "player" in done.stdout and "CONSOLE" not in done.stderr
+    assert "<audio" in done.stdout and "CONSOLE" not in done.stderr

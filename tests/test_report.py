@@ -3,12 +3,11 @@
 import gzip
 import json
 import os
+import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
-from html.parser import HTMLParser
 from pathlib import Path
 
 import nbformat
@@ -22,8 +21,6 @@ from kwslib import experiment, pages, report, runs, talk, tasks
 from kwslib.files import FileError
 from kwslib.runs import ParameterError, Parameters, Run
 
-VALUES = 'corpus = "embedded"\nkeyword = "sheila"\ntalk = None\nprofile = "quick"\n'
-VALUES += 'split = "speaker"\nseed = 0\nrun = None'
 HTML = "from IPython.display import HTML, Markdown\n"
 
 
@@ -32,7 +29,7 @@ def code(source, *tags):
 
 
 def write_notebook(folder, stage, *cells):
-    first = [new_markdown_cell(f"# What does {stage} find?"), code(VALUES, "parameters")]
+    first = [new_markdown_cell(f"# What does {stage} find?"), code("", "parameters")]
     notebook = new_notebook(cells=first + list(cells))
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "p", "language": "python"}
     nbformat.write(notebook, folder / f"{stage}.ipynb")
@@ -61,8 +58,7 @@ def chain(tiny_corpus, tmp_path, monkeypatch, request):
 
     def run(only=None, force=False, keyword="sheila"):
         experiment.open_cached.cache_clear()
-        lines, place = [], str(tmp_path / "the run")
-        parameters = Parameters(str(corpus), keyword, run=place)
+        parameters, lines = Parameters(str(corpus), keyword, run=str(run.folder)), []
         report.run_chain(parameters, only, force, say=lines.append)
         return lines
 
@@ -71,10 +67,10 @@ def chain(tiny_corpus, tmp_path, monkeypatch, request):
     return run
 
 
-def texts(chain, stage="01_baseline"):
-    """The page of a stage, its executed notebook, and what the notebook printed."""
-    page = (chain.folder / f"{stage}.html").read_text(encoding="utf-8")
-    notebook = (chain.folder / "notebooks" / f"{stage}.ipynb").read_text(encoding="utf-8")
+def texts(chain):
+    """The first page, its executed notebook, and what the notebook printed."""
+    paths = ("01_baseline.html", "notebooks/01_baseline.ipynb")
+    page, notebook = ((chain.folder / path).read_text(encoding="utf-8") for path in paths)
     cells = nbformat.reads(notebook, as_version=4).cells
     printed = "".join(o.get("text", "") for cell in cells for o in cell.get("outputs", []))
     return page, notebook, printed
@@ -125,13 +121,13 @@ def test_another_corpus_of_the_same_name_is_refused_without_force(chain):
 @pytest.mark.parametrize("content", [b"", b"null", b'{"setting": "baseline", "quality":'])
 def test_damaged_results_of_other_stages_are_one_line(chain, content):
     chain()
-    (chain.folder / "metrics").mkdir()
-    left = chain.folder / "metrics" / ".baseline.json.1.unfinished"
-    for path in (chain.folder / "metrics" / "notes.json", left):
-        path.write_bytes(b"foreign, or of a killed write")
+    metrics = chain.folder / "metrics"
+    metrics.mkdir()
+    for name in ("notes.json", ".baseline.json.1.unfinished"):
+        (metrics / name).write_bytes(b"foreign, or of a killed write")
     chain(["7"])
-    assert [path.name for path in left.parent.iterdir()] == ["notes.json"]
-    (chain.folder / "metrics" / "baseline.json").write_bytes(content)
+    assert [path.name for path in metrics.iterdir()] == ["notes.json"]
+    (metrics / "baseline.json").write_bytes(content)
     with pytest.raises(FileError, match=r"metrics.baseline\.json") as caught:
         chain(["7"])
     assert "\n" not in str(caught.value)
@@ -154,9 +150,9 @@ def test_a_kernel_has_settings_of_its_own(kernel, chain, tmp_path, monkeypatch):
     spec.write_text(json.dumps({"argv": ["false"], "display_name": "f", "language": "python"}))
     startup.write_text("leaked = True")
     (tmp_path / "matplotlibrc").write_text("lines.linewidth: 77")
-    for name, value in {"JUPYTER_PATH": spec.parents[2], "IPYTHONDIR": startup.parents[2],
-                        "MATPLOTLIBRC": tmp_path / "matplotlibrc", "OMP_NUM_THREADS": "7",
-                        "PYTHONSTARTUP": startup, "LC_ALL": "C"}.items():  # fmt: skip
+    users = {"JUPYTER_PATH": spec.parents[2], "IPYTHONDIR": startup.parents[2], "LC_ALL": "C"}
+    users |= {"MATPLOTLIBRC": tmp_path / "matplotlibrc", "PYTHONSTARTUP": startup}
+    for name, value in (users | {"OMP_NUM_THREADS": "7"}).items():
         monkeypatch.setenv(name, str(value))
     look = "import os, sys, matplotlib\nprint(os.path.basename(sys.prefix), "
     look += "os.environ['OMP_NUM_THREADS'], matplotlib.rcParams['lines.linewidth'], "
@@ -179,16 +175,6 @@ def test_an_executed_notebook_tells_nothing_of_this_machine(kernel, chain, tmp_p
     assert "<p>hear</p>" in notebook and "data:audio" not in notebook and "data:audio" in page
 
 
-class Tags(HTMLParser):
-    def handle_starttag(self, tag, attributes):
-        self.found.append(dict(attributes))
-
-    def read(self, page):
-        self.found = []
-        self.feed(page)
-        return self.found
-
-
 def test_pages_and_index_can_be_read(kernel, chain):
     """The answer first, contents, links, folds with names; names escaped; no network."""
     name = "<img src=x onerror=alert(1)>"
@@ -199,10 +185,9 @@ def test_pages_and_index_can_be_read(kernel, chain):
     (chain.corpus / "sheila").rename(chain.corpus / name)
     chain(["1"], keyword=name)
     page, index = texts(chain)[0], (chain.folder / "index.html").read_text(encoding="utf-8")
-    for tags in (Tags().read(page), Tags().read(index)):
-        links = [tag[key] for tag in tags for key in ("href", "src") if key in tag]
-        assert "x" not in links and not [tag for tag in tags if "onerror" in tag], "not escaped"
-        assert not [link for link in links if link.startswith(("http", "//"))], "needs a network"
+    for text in (page, index):
+        assert "<img" not in text and "&lt;img" in text, "not escaped"
+        assert not re.search(r"<[^>]*(?:href|src)=.?(?:http|//)", text), "needs a network"
     assert page.index("<strong>works") < page.index("Part 0"), "the answer comes first"
     assert page.count('<li><a href="#Part-') == 6 and page.count('href="07_summary.html"') == 2
     assert "<summary>from IPython.display import HTML" in page
@@ -237,14 +222,14 @@ def test_a_killed_report_leaves_no_process_and_no_file(tmp_path):
     command = [sys.executable, "-c", program, str(tmp_path)]
     environment = os.environ | {"TMPDIR": str(temporary)}
     with subprocess.Popen(command, env=environment, stdout=-3, stderr=-3) as process:
-        assert eventually(lambda: pid.is_file() and pid.read_text())
-        process.send_signal(signal.SIGKILL)
-    assert eventually(lambda: not (Path("/proc") / pid.read_text()).exists())
+        wait_until(lambda: pid.is_file() and pid.read_text())
+        process.kill()
+    wait_until(lambda: not (Path("/proc") / pid.read_text()).exists())
     assert not list(temporary.glob("*.json"))
 
 
-def eventually(is_so, limit_s=120) -> bool:
+def wait_until(is_so, limit_s=120):
     until = time.monotonic() + limit_s
-    while not is_so() and time.monotonic() < until:
+    while not is_so():
+        assert time.monotonic() < until
         time.sleep(0.1)
-    return bool(is_so())
