@@ -3,10 +3,12 @@
 import functools
 import html
 import io
+import json
 import re
 import warnings
 from base64 import b64encode
 from pathlib import Path
+from string import Template
 
 import numpy as np
 import soundfile
@@ -18,6 +20,7 @@ from matplotlib.text import Text
 from .files import write_atomic
 
 RATE_HZ = 16000
+PLAYER = Path(__file__).parent / "report_template" / "player.html"
 
 
 def show(figure, path: Path, alt: str, caption: str) -> None:
@@ -65,6 +68,16 @@ def clips(recordings, captions):
         sound = f'<audio controls preload="none" title="{caption}" src="{address}"></audio>'
         players += f'<figure class="clip">{sound}<figcaption>{caption}</figcaption></figure>'
     return HTML(f'<div class="clips">{players}</div>')
+
+
+def player(samples: np.ndarray, figure, alt: str):
+    """A player for a recording whose figure was shown with this alternative text: a cursor runs
+    over the figure while it plays, and a click on the figure jumps there."""
+    left, _, width, _ = figure.axes[0].get_position().bounds
+    values = {"left": left, "width": width, "length_s": len(samples) / RATE_HZ}
+    values["alt"] = json.dumps(alt).replace("<", "\\u003c")  # a name cannot end the script
+    script = Template(PLAYER.read_text("utf-8"))
+    return HTML(script.substitute(values, sound=clips([samples], [alt]).data))
 
 
 def span(estimate, form: str = "{:.2f}") -> str:

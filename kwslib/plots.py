@@ -138,6 +138,26 @@ def rows(values: dict, xlabel: str, form: str = "{:.2f}", mark=None):
     return figure
 
 
+def buffers(architecture: Architecture):
+    """What the study's stream keeps: frames under the kernel, outputs of the GRU for a second."""
+    width_s, step_s = architecture.kernel[1] * HOP_S, architecture.stride[1] * HOP_S
+    starts_s = step_s * np.arange(architecture.steps + 2)
+    ends_s, heights = starts_s + width_s, (1.3, 1.05, 0.8)
+    figure, ax = canvas(3.0)
+    ax.hlines(3 - 0.1 * (np.arange(len(starts_s)) % 3), starts_s, ends_s, TONES[0], linewidth=4)
+    for number, end_s in enumerate(ends_s, start=1):
+        box = {"facecolor": TONES[0], "pad": 2}
+        ax.text(end_s, 2, number, color="white", fontsize=8, ha="center", va="center", bbox=box)
+    ax.hlines(heights, ends_s[:3], ends_s[-3:], GREY, linewidth=3)
+    ax.plot(ends_s[-3:], heights, "o", color=RED)
+    ax.axvspan(0, width_s, color=SHADE)
+    ax.text(width_s / 2, 3.5, "initial call", ha="center", **BESIDE)
+    ax.set_yticks([2.9, 2, 1.05], ["frames under\nthe kernel", "outputs\nof the GRU", "attention"])
+    ax.set(xlabel="time in s", ylim=(0.5, 3.8), xlim=(0, None))
+    ax.grid(False)
+    return figure
+
+
 def stream(samples, curves: dict, threshold, keyword_s, words=(), notes=()):
     """A recording above, and a panel below for each way to score it.
 

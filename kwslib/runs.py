@@ -56,8 +56,13 @@ class Parameters:
 
     def __post_init__(self):
         is_word = isinstance(self.keyword, str) and not NO_WORD.search(self.keyword)
+        is_text = {n: isinstance(v, str) and bool(v.strip()) for n, v in vars(self).items()}
+        is_run = self.run is None or (is_text["run"] and self.run not in (".", ".."))
         is_seed = type(self.seed) is int and 0 <= self.seed < 2**31
         for name, is_right, allowed in (
+            ("corpus", is_text["corpus"], "text"),
+            ("talk", self.talk is None or is_text["talk"], "None or a folder's path"),
+            ("run", is_run, "None, a name, or the path of a folder"),
             ("keyword", is_word, "a word, the name of a folder of clips"),
             ("profile", self.profile in PROFILES, f"one of {', '.join(PROFILES)}"),
             ("split", self.split in data.SPLITS, f"one of {', '.join(data.SPLITS)}"),

@@ -45,6 +45,9 @@ def write_results(run):
 
 
 WRONG = {
+    ("corpus", "text"): [5, " "],
+    ("talk", "None or a folder"): [""],
+    ("run", "None, a name, or the path"): [7, ".."],
     ("keyword", "a word"): [None, "", " ", "../up", "a\nb", ".a"],
     ("profile", "smoke, quick, full"): ["fast", []],
     ("split", "speaker, folds, utterance"): ["words"],
