@@ -176,7 +176,7 @@ def cost(checkpoint: Path, as_json: JSON = False) -> None:
     lines = [f"{'part':<14}{'parameters':>12}{'bytes':>10}{'MACs a window':>15}"]
     lines += ["{part:<14}{parameters:>12,}{bytes:>10,}{macs:>15,}".format(**row) for row in rows]
     lines += ["file {file_bytes:,} bytes, weights {parameter_bytes:,}".format(**total)]
-    lines += ["network {network_macs:,} MACs (ptflops: {ptflops_macs:,})".format(**total)]
+    lines += ["network {network_macs:,} MACs".format(**total)]
     lines += ["with front end {path_macs:,} MACs".format(**total)]
     print(json.dumps(total | {"parts": rows}) if as_json else "\n".join(lines))
 
