@@ -1,10 +1,9 @@
 """Files that are there whole or not at all: JSON, and checkpoints in safetensors. No torch.
 
-A checkpoint holds arrays and metadata and cannot run code. Equal content makes equal bytes. An int8
-weight stands in it as int8. The scales of all int8 weights (one a tensor, or one an output channel
-of a convolution) stand in the float64 array `scales`, in the order of their names:
-weight = int8 * scale. Metadata are strings: format, architecture, setting, int8 ("dynamic" or
-"static"), ranges, detector (JSON), recipe_version, inputs (JSON).
+A checkpoint cannot run code. Equal content makes equal bytes. The float64 array `scales` holds the
+scales of all int8 weights in the order of their names, one a tensor or one an output channel of a
+convolution: weight = int8 * scale. Metadata are strings: format, architecture, setting, int8
+("dynamic" or "static"), ranges, detector (JSON), recipe_version, inputs (JSON).
 """
 
 import json
@@ -21,7 +20,7 @@ FORMAT = "kwslib-2"
 SCALES = "scales"
 DTYPES = {"float32": "F32", "int8": "I8", "float64": "F64"}
 LARGEST_BYTES = 1 << 26  # of a checkpoint: two hundred times the largest that is made here
-LARGEST_SCALE = 1e36  # 128 times as much is still a float32
+LARGEST = 1e36  # of a weight too; 128 times as much is still a float32
 DAMAGE = (SafetensorError, OSError, ValueError, TypeError, AttributeError, RecursionError)
 UNFINISHED = ".unfinished"
 
@@ -105,35 +104,30 @@ def read_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 
 
 def _check(arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
-    architecture = Architecture.from_json(metadata.get("architecture", ""))
+    shapes = Architecture.from_json(metadata.get("architecture", "")).shapes()
     int8, expected, scales = metadata.get("int8"), {}, 0
     if int8 not in (None, "dynamic", "static"):
         raise ValueError(f"int8 is {int8!r}; it must be dynamic or static")
-    for name, shape in architecture.shapes().items():
+    for name, shape in shapes.items():
         is_int8 = int8 and "weight" in name and (int8 == "static" or "convolution" not in name)
         expected[name] = shape, "int8" if is_int8 else "float32"
-        scales += _scales_of(shape) if is_int8 else 0
+        scales += (shape[0] if "convolution" in name else 1) if is_int8 else 0
     expected |= {SCALES: ((scales,), "float64")} if int8 else {}
     held = {name: (value.shape, value.dtype.name) for name, value in arrays.items()}
     for name in sorted(expected.keys() | held.keys()):
-        found, wanted = held.get(name), expected.get(name)
-        if found != wanted:
-            raise ValueError(f"{name} is {found}; its description says {wanted}")
-        low, high = (0, LARGEST_SCALE) if name == SCALES else (-np.inf, np.inf)
-        if not ((arrays[name] > low) & (arrays[name] < high)).all():  # NaN is not
+        if held.get(name) != expected.get(name):
+            raise ValueError(f"{name} must be {expected.get(name)}; it is {held.get(name)}")
+        low = 0 if name == SCALES else -LARGEST
+        if not ((arrays[name] > low) & (arrays[name] < LARGEST)).all():  # NaN is not
             raise ValueError(f"{name} holds values that no network has")
-    if int8 == "static":
-        ranges = [float(number) for number in metadata.get("ranges", "").split()]
-        are_scales = all(0 < scale < LARGEST_SCALE for scale in ranges[::2])
-        if len(ranges) != 4 or not are_scales or not set(ranges[1::2]) <= set(range(256)):
-            raise ValueError(f"ranges are {ranges}; they must be a scale and a zero point, twice")
-    if "detector" in metadata:
-        detector = json.loads(metadata["detector"])
-        is_good = set(detector) == {"threshold", "smoothing"} and 0 <= detector["threshold"] <= 1
-        if not (
-            is_good and type(detector["smoothing"]) is int and 0 < detector["smoothing"] <= 100
-        ):
-            raise ValueError(f"its detector is {detector}: no threshold and smoothing")
+    ranges = [float(number) for number in metadata.get("ranges", "").split()]
+    is_good = len(ranges) == (4 if int8 == "static" else 0) and set(ranges[1::2]) <= set(range(256))
+    if not is_good or not all(0 < scale < LARGEST for scale in ranges[::2]):
+        raise ValueError(f"ranges are {ranges}; they must be a scale and a zero point, twice")
+    detector = json.loads(metadata.get("detector", '{"threshold": 0.5, "smoothing": 1}'))
+    is_good = set(detector) == {"threshold", "smoothing"} and type(detector["smoothing"]) is int
+    if not (is_good and 0 <= detector["threshold"] <= 1 and 0 < detector["smoothing"] <= 100):
+        raise ValueError(f"its detector is {detector}: no threshold and smoothing")
 
 
 def set_metadata(path: Path, **values: str) -> None:
@@ -142,14 +136,11 @@ def set_metadata(path: Path, **values: str) -> None:
     write_checkpoint(path, arrays, metadata | values)
 
 
-def _scales_of(shape: tuple) -> int:
-    return shape[0] if len(shape) == 4 else 1  # of a convolution, one a channel
-
-
 def split_scales(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Scales of every int8 weight, (1,) or (output channels,); empty for a float checkpoint."""
     names = sorted(name for name, value in arrays.items() if value.dtype == np.int8)
-    ends = np.cumsum([_scales_of(arrays[name].shape) for name in names], dtype=int)
+    counts = [len(arrays[name]) if arrays[name].ndim == 4 else 1 for name in names]
+    ends = np.cumsum(counts, dtype=int)
     return dict(zip(names, np.split(arrays.get(SCALES, []), ends), strict=False))
 
 

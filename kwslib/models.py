@@ -26,8 +26,7 @@ class CRNN(nn.Module):
         self.classifier = nn.Linear(a.hidden, CLASSES)
 
     def forward(self, log_mels: torch.Tensor) -> torch.Tensor:
-        outputs, _ = self.gru(self.convolve(log_mels))
-        return self.classify(outputs)
+        return self.classify(self.gru(self.convolve(log_mels))[0])
 
     def convolve(self, log_mels: torch.Tensor) -> torch.Tensor:
         """(batch, mels, frames) -> (batch, steps, channels * conv_mels): what the GRU reads."""
@@ -35,8 +34,7 @@ class CRNN(nn.Module):
         return maps.flatten(1, 2).transpose(1, 2)
 
     def classify(self, outputs: torch.Tensor) -> torch.Tensor:
-        """(batch, steps, hidden) outputs of the GRU -> (batch, 2) logits: softmax over the steps of
-        their energies, weighted sum, classifier."""
+        """(batch, steps, hidden) outputs of the GRU, weighted over steps -> (batch, 2) logits."""
         weights = torch.softmax(self.attention(outputs), dim=1)  # (batch, steps, 1)
         return self.classifier((weights * outputs).sum(1))
 
@@ -50,11 +48,9 @@ class CRNN(nn.Module):
 
     def carried(self, log_mels: torch.Tensor) -> torch.Tensor:
         """A long recording with one GRU that runs on, the study's way: (batch, mels, frames)
-        log-mels -> (batch, steps, 2) logits, one a step. Attention sees the outputs of the last
-        second, at the start what there is of it."""
+        log-mels -> (batch, steps, 2) logits. Attention sees the last second, or what there is."""
         outputs, _ = self.gru(self.convolve(log_mels))
-        size = self.architecture.steps
-        ends = range(1, outputs.shape[1] + 1)
+        size, ends = self.architecture.steps, range(1, outputs.shape[1] + 1)
         return torch.stack([self.classify(outputs[:, max(0, e - size) : e]) for e in ends], dim=1)
 
 

@@ -1,9 +1,8 @@
 """int8 networks from trained float ones, without retraining; saved without pickle, loaded exactly.
 
 *Dynamic*: weights of GRU and Linear are int8, activations are quantized as they come. *Static*: the
-convolution too, with a scale for each output channel, and ranges of its activations measured
-beforehand on training clips (Jacob et al., arXiv 1712.05877). Eager-mode PyTorch kernels. Results
-depend on the engine (pytorch #70512), so it is named rather than left to the default.
+convolution too, a scale for each output channel, with ranges of its activations measured beforehand
+on training clips (arXiv 1712.05877). Results depend on the engine (pytorch #70512): it is named.
 """
 
 import copy
@@ -24,8 +23,7 @@ LINEAR = ("attention.0", "attention.2", "classifier")
 
 class ClipByClip(models.CRNN):
     """A network in integers, shapes as in `CRNN`. The kernels round activations by their range over
-    the batch, so a clip's score would depend on other clips. Each clip is given alone, as on a
-    device, and to one thread: several would wait."""
+    the batch, so each clip is given alone, as on a device. One thread: several would wait."""
 
     def forward(self, log_mels: torch.Tensor) -> torch.Tensor:
         score, threads = super().forward, torch.get_num_threads()
@@ -42,23 +40,19 @@ def quantize_dynamic(model: models.CRNN) -> ClipByClip:
     torch.backends.quantized.engine = "fbgemm" if "fbgemm" in engines else "qnnpack"
     network = ClipByClip(model.architecture).eval()
     network.load_state_dict(model.state_dict())
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch.ao announces its own removal
+    with warnings.catch_warnings(action="ignore"):  # torch.ao announces its own removal
         return ao.quantize_dynamic(network, {nn.GRU, nn.Linear}, dtype=torch.qint8, inplace=True)
 
 
 def quantize_static(model: models.CRNN, log_mels: torch.Tensor) -> ClipByClip:
     """A copy with int8 convolution too. Its activations' ranges are those of least squared error on
-    log_mels (clips, mels, frames) of training clips, so that rare extremes do not coarsen all.
-
-    Weights use 7 bits: fbgemm's sums of two 8-bit products saturate on processors without VNNI.
-    """
+    log_mels (clips, mels, frames) of training clips, so that rare extremes do not coarsen all."""
     quantized = quantize_dynamic(model)
+    # 7 bits: fbgemm's sums of two 8-bit products saturate on processors without VNNI
     weight = ao.PerChannelMinMaxObserver.with_args(
         dtype=torch.qint8, qscheme=torch.per_channel_symmetric, quant_min=-63, quant_max=63
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"):
         wrapped = ao.QuantWrapper(copy.deepcopy(model.convolution)).eval()
         activation = ao.HistogramObserver.with_args(dtype=torch.quint8)
         wrapped.qconfig = ao.QConfig(activation=activation, weight=weight)
@@ -71,37 +65,31 @@ def quantize_static(model: models.CRNN, log_mels: torch.Tensor) -> ClipByClip:
 
 
 def save(path: Path, model: ClipByClip, **metadata: str) -> None:
-    """int8 weights with their scales, biases as float, and the ranges of a static convolution;
-    `files` has the layout."""
-    weights, biases, convolution = {}, {}, model.convolution
+    """int8 weights and scales, float biases, a static convolution's ranges; see `files`."""
+    convolution, layers = model.convolution, {name: model.get_submodule(name) for name in LINEAR}
     metadata = {"architecture": model.architecture.to_json(), "int8": "dynamic"} | metadata
+    tensors = {f"gru.{n}": t for n, t in (model.gru.get_weight() | model.gru.get_bias()).items()}
     if isinstance(convolution, ao.QuantWrapper):
-        metadata["int8"] = "static"
-        stub, convolution = convolution.quant, convolution.module
-        ranges = float(stub.scale), int(stub.zero_point), convolution.scale, convolution.zero_point
-        metadata["ranges"] = " ".join(repr(value) for value in ranges)
-        weights["convolution.weight"] = convolution.weight()
-        biases["convolution.bias"] = convolution.bias()
+        stub, layers["convolution"] = convolution.quant, convolution.module
+        outputs = convolution.module.scale, convolution.module.zero_point
+        ranges = float(stub.scale), int(stub.zero_point), *outputs
+        metadata |= {"int8": "static", "ranges": " ".join(map(repr, ranges))}
     else:
-        biases |= {f"convolution.{name}": p for name, p in convolution.named_parameters()}
-    weights |= {f"gru.{name}": value for name, value in model.gru.get_weight().items()}
-    biases |= {f"gru.{name}": value for name, value in model.gru.get_bias().items()}
-    for name in LINEAR:
-        linear = model.get_submodule(name)
-        weights[f"{name}.weight"], biases[f"{name}.bias"] = linear.weight(), linear.bias()
-    arrays = {name: value.detach().numpy() for name, value in biases.items()}
-    arrays |= {name: value.int_repr().numpy() for name, value in weights.items()}
-    scales = [
-        w.q_scale() if w.qscheme() == torch.per_tensor_affine else w.q_per_channel_scales()
-        for _, w in sorted(weights.items())
-    ]
+        tensors |= {f"convolution.{name}": p for name, p in convolution.named_parameters()}
+    for name, layer in layers.items():
+        tensors |= {f"{name}.weight": layer.weight(), f"{name}.bias": layer.bias()}
+    arrays, scales = {}, []
+    for name, tensor in sorted(tensors.items()):
+        if tensor.is_quantized:
+            is_single = tensor.qscheme() == torch.per_tensor_affine
+            scales.append(tensor.q_scale() if is_single else tensor.q_per_channel_scales())
+        arrays[name] = (tensor.int_repr() if tensor.is_quantized else tensor.detach()).numpy()
     arrays[files.SCALES] = np.hstack(scales).astype(np.float64)
     files.write_checkpoint(path, arrays, metadata)
 
 
 def load(path: Path) -> models.CRNN:
-    """The network of any checkpoint, float or int8, in evaluation mode and as it was when saved, or
-    `FileError`."""
+    """The network of any checkpoint, float or int8, in evaluation mode, or `FileError`."""
     arrays, metadata = files.read_checkpoint(path)
     if "int8" not in metadata:
         return models.load(path)
@@ -109,7 +97,12 @@ def load(path: Path) -> models.CRNN:
     quantized = quantize_dynamic(models.CRNN(architecture))
     stored = {name: torch.from_numpy(value) for name, value in arrays.items()}
     for name, scales in files.split_scales(arrays).items():
-        stored[name] = _quantized(stored[name], torch.from_numpy(scales))
+        weight, zeros = stored[name], torch.zeros(len(scales), dtype=torch.int64)
+        if weight.ndim < 4:
+            stored[name] = torch._make_per_tensor_quantized_tensor(weight, float(scales[0]), 0)
+        else:
+            many = torch.from_numpy(scales), zeros, 0  # along the first axis
+            stored[name] = torch._make_per_channel_quantized_tensor(weight, *many)
     names = [*quantized.gru.get_weight(), *quantized.gru.get_bias()]
     quantized.gru.set_weight_bias({name: stored[f"gru.{name}"] for name in names})
     for name in LINEAR:
@@ -128,10 +121,3 @@ def load(path: Path) -> models.CRNN:
     wrapped.module.scale, wrapped.module.zero_point = scale_out, int(zero_out)
     quantized.convolution = wrapped
     return quantized
-
-
-def _quantized(integers: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-    if integers.ndim < 4:
-        return torch._make_per_tensor_quantized_tensor(integers, float(scales), 0)
-    zeros = torch.zeros(len(scales), dtype=torch.int64)  # the scheme is symmetric
-    return torch._make_per_channel_quantized_tensor(integers, scales, zeros, 0)

@@ -5,14 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kwslib.architecture import (
-    ARCHITECTURES,
-    SETTINGS,
-    Architecture,
-    FrontEnd,
-    Setting,
-    setting_named,
-)
+from kwslib.architecture import ARCHITECTURES, SETTINGS, Architecture, Setting, setting_named
 
 # The study printed MACs of a batch of 128.
 STUDY = {
@@ -21,7 +14,6 @@ STUDY = {
     "student2": (6679, 19321856),
     "student3": (3133, 9431040),
 }
-NAN = float("nan")
 
 
 def test_parameters_and_macs_are_the_study_s():
@@ -49,15 +41,10 @@ def test_student3_by_hand():
 
 def test_the_front_end_costs_more_than_student3():
     # a frame: window 400, FFT 400 log2 400 = 3457.5, power and filters 402 each
-    assert FrontEnd().macs() == 101 * round(400 + 3457.542475 + 402 + 402) == 470862
-    assert ARCHITECTURES["baseline"].path_macs == 1404670
-    assert ARCHITECTURES["student3"].path_macs == 544542
-
-
-def test_a_window_is_101_frames_18_rows_11_steps():
-    baseline = ARCHITECTURES["baseline"]
-    assert (baseline.front_end.frames, baseline.front_end.bins) == (101, 201)
-    assert (baseline.conv_mels, baseline.steps, baseline.gru_inputs) == (18, 11, 144)
+    student, front_end = ARCHITECTURES["student3"], ARCHITECTURES["student3"].front_end
+    assert (front_end.frames, front_end.bins) == (101, 201)
+    assert front_end.macs() == 101 * round(400 + 3457.542475 + 402 + 402) == 470862
+    assert sum(student.macs().values()) < 470862 < student.path_macs == 544542
 
 
 @given(
@@ -68,7 +55,6 @@ def test_a_window_is_101_frames_18_rows_11_steps():
         layers=st.integers(1, 9),
         kernel=st.tuples(st.integers(1, 40), st.integers(1, 101)),
         stride=st.tuples(st.integers(1, 50), st.integers(1, 120)),
-        front_end=st.builds(FrontEnd, mels=st.integers(40, 80), centre=st.floats(-9, 9)),
     )
 )
 def test_json_round_trip_is_exact(architecture):
@@ -93,25 +79,17 @@ def test_other_text_is_no_architecture(text):
 
 WRONG = {
     "channels": (0, 2.0, True, 1 << 15),
-    "kernel": ((5,), (41, 20), (5, 102)),
+    "kernel": ((5,), (5, 20, 1), (41, 20), (5, 102)),
     "stride": ((2, 8.0), (0, 8)),
-    "dropout": (NAN, 1.0),
-    "floor": (float("inf"), 1e300, 1e10, 0.0),  # fault 27: gave warnings and no detections
-    "ceiling": (NAN,),
-    "mels": (10**9, 40.0, 1 << 13),
-    "hop_samples": (0,),
-    "centre": ("low",),
-    "spread": (0.0,),
+    "dropout": (float("nan"), 1.0),
 }
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_impossible_values_are_refused_by_name(name):
-    long = FrontEnd(window_samples=1 << 12)  # so that many mels would take gigabytes
-    whole = long if hasattr(long, name) else ARCHITECTURES["student3"]
+def test_impossible_values_are_refused(name):
     for value in WRONG[name]:
-        with pytest.raises(ValueError, match=name):
-            replace(whole, **{name: value})
+        with pytest.raises(ValueError, match="no network has"):
+            replace(ARCHITECTURES["student3"], **{name: value})
 
 
 def test_the_chain_has_fifteen_settings_in_order():

@@ -49,14 +49,10 @@ def test_log_mels_by_hand():
     assert torch.equal(power, before)  # pools keep power, so it must stay as it is
 
 
-def test_samples_become_waveforms_of_full_scale_one():
-    samples = np.array([[-32768, 0, 16384, 32767]], np.int16)
-    waveforms = features.to_waveforms(samples)
+def test_samples_become_waveforms_of_full_scale_one_and_their_log_mels():
+    waveforms = features.to_waveforms(np.array([[-32768, 0, 16384, 32767]], np.int16))
     assert waveforms.dtype == torch.float32
     assert waveforms.tolist() == [[-1, 0, 0.5, 32767 / 32768]]
-
-
-def test_log_mels_of_int16_are_those_of_its_waveform():
     samples = np.random.default_rng(0).integers(-3000, 3000, (2, 16000)).astype(np.int16)
     power = features.mel_power(torch.from_numpy(samples / np.float32(32768)), FRONT_END)
     assert power.shape == (2, 40, 101)

@@ -48,7 +48,7 @@ def script(seconds, at_s, level=900, words=()):
     steps = np.zeros(round(seconds / 0.08), np.int16)
     for begin in at_s:
         steps[round(begin / 0.08) : round(begin / 0.08) + 3] = level
-    return Track(np.repeat(steps, 1280), np.reshape(words, (-1, 2)), np.zeros(len(words), int))
+    return Track(np.repeat(steps, 1280), np.reshape(words, (-1, 2)))
 
 
 @pytest.fixture
