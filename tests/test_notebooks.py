@@ -1,8 +1,9 @@
-"""The notebooks' sources keep the rules, and all seven run in order on a tiny corpus."""
+"""The notebooks' sources keep the rules, and all seven run in order, as README's own word does."""
 
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -73,16 +74,27 @@ def test_no_result_is_typed_into_prose(notebook):
 
 @pytest.fixture(scope="module")
 def chain(tiny_corpus, data_root, tmp_path_factory):
-    """The finished smoke run of the tiny corpus, with noise for talk."""
+    """The finished smoke run of 24 recordings of a word, and of noise for talk: README's three
+    commands for an own word."""
     place = tmp_path_factory.mktemp("a long path with spaces " + "x" * 100)
-    generator = np.random.default_rng(0)
+    corpus, talk, generator = place / "my_corpus", place / "my_talk", np.random.default_rng(0)
+    shutil.copytree(tiny_corpus / "sheila", corpus / "hello")
     for speaker in "abcde":
-        noise = generator.normal(0, 0.1, 5 * 16000)
-        (place / "talk" / speaker).mkdir(parents=True)
-        soundfile.write(place / "talk" / speaker / "1.flac", noise, 16000)
+        (talk / speaker).mkdir(parents=True)
+        noise = generator.normal(0, 0.1, 25 * 16000)
+        soundfile.write(talk / speaker / "1.flac", noise, 16000)
     run = str(place / "a run")
-    parameters = Parameters(str(tiny_corpus), talk=str(place / "talk"), profile="smoke", run=run)
-    return report.run_chain(parameters, say=lambda line: None).parent, parameters
+    kws("corpus", corpus, "--talk", talk)
+    options = {"corpus": corpus, "talk": talk, "keyword": "hello", "split": "utterance", "run": run}
+    kws("report", *(f"--{name}={value}" for name, value in options.items()), "--profile=smoke")
+    heard = kws("stream", f"{run}/checkpoints/student3-stream.safetensors", talk / "a" / "1.flac")
+    assert "in 25.0 s" in heard.stderr
+    return place / "a run", Parameters(**{n: str(v) for n, v in options.items()}, profile="smoke")
+
+
+def kws(*arguments):
+    command = [sys.executable, "-m", "kwslib.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=True)
 
 
 def test_the_chain_leaves_what_the_design_promises(chain):
