@@ -23,7 +23,6 @@ from .windows import ClipPool, TrackPool
 TALK_MINUTES = {"smoke": 2, "quick": 15, "full": 60}  # that espeak-ng reads
 GROUPS = 5  # of speakers of talk: one to judge on, one to choose thresholds on, three to train
 BASELINE = Setting("baseline")
-EPOCH = "epoch {epoch}, loss {loss:.4f}, {seconds:.0f} s"  # of a training, as it is told
 COSTS = ("parameter_bytes", "file_bytes", "network_macs", "path_macs")
 
 
@@ -67,7 +66,7 @@ class Experiment:
         return talk.recordings(found, self.parameters.keyword) if found else None
 
     def check_talk(self) -> dict[str, str]:
-        """Digests of all talk, which is read here: before anything trains."""
+        """Reads all talk, before anything trains; returns its digests."""
         known = {"read": self.read, "talk": self.talk, "speech": self.speech}
         return {name: found.digest for name, found in known.items() if found}
 
@@ -88,13 +87,13 @@ class Experiment:
 
     def material(self, fold: int, part: str) -> tracks.Material:
         """What tracks of a part ('train', 'test') of a fold are made of, with talk that trains."""
-        clips = getattr(self.folds[fold], part)
+        clips, c = getattr(self.folds[fold], part), self.corpus
         others, keyword = (clips[self.labels[clips] == label] for label in (0, 1))
-        groups = set(range(GROUPS)) - {fold, (fold + 1) % GROUPS}
-        heard = [said for group in sorted(groups) for said in self.talk_groups[group].values()]
+        groups = [n for n in range(GROUPS) if n not in (fold, (fold + 1) % GROUPS)]
+        heard = [said for group in groups for said in self.talk_groups[group].values()]
         heard += list(self.read.speakers.values()) if self._talk else []
-        noises = tuple(self.corpus.background.values())
-        return tracks.Material(self.corpus.clips, self.spans, keyword, others, noises, tuple(heard))
+        noises = list(c.background.values())
+        return tracks.Material(c.clips, self.spans, keyword, others, noises, heard)
 
     def about(self) -> str:
         """The run in one Markdown paragraph, warnings first."""
@@ -131,8 +130,7 @@ class Experiment:
         return known
 
     def train(self, setting: Setting) -> pandas.DataFrame:
-        """Trains a setting in every fold where that is not yet done; returns its history: fold,
-        epoch, steps, rate, loss, seconds."""
+        """Trains a setting in every fold where that is not yet done; returns its history."""
         for fold in range(len(self.folds)):
             self.train_fold(setting, fold)
         return self.run.history(setting)
@@ -148,18 +146,15 @@ class Experiment:
             for other in (training.start_of(setting), training.teacher_of(setting))
         )
         model = start or models.build(setting.architecture, seed).to(self.device)
-        told = f"{setting} fold {fold}, {recipe.epochs} epochs:"
+        told, made = f"{setting} fold {fold}, {recipe.epochs} epochs:", None
         say = functools.partial(print, told, file=sys.stderr, flush=True)
-        train, made = self.folds[fold].train, None
         if recipe.windows:
             material = self.material(fold, "train")
             made = TrackPool(material, setting.architecture, recipe.tracks, seed, say)
+        train, inputs = self.folds[fold].train, self._metadata(setting, fold)
         batches = training.Batches(self.pool, self.labels, train, recipe, made)
         resume = self.run.path("resume", setting, "safetensors", fold)
-        inputs = self._metadata(setting, fold)
-        history = training.train(
-            model, batches, recipe, seed, resume, inputs, teacher, lambda r: say(EPOCH.format(**r))
-        )
+        history = training.train(model, batches, recipe, seed, resume, inputs, teacher, say)
         self.run.write_history(setting, fold, history)
         models.save(self.run.checkpoint(setting, fold), model.cpu(), **inputs)
         resume.unlink(missing_ok=True)
@@ -249,15 +244,11 @@ open_cached = functools.lru_cache(maxsize=1)(Experiment)
 
 
 def evaluate(checkpoint: Path, corpus: str, keyword: str, split: str, seed: int, fold: int) -> dict:
-    """Quality of a checkpoint on the test part of a fold, or with the split `all` on every clip."""
-    loaded = data.load(corpus)
-    labels, clips = loaded.labels(keyword), np.arange(len(loaded))
-    if split != "all":
-        folds = data.split(loaded, keyword, split, seed)
-        if not 0 <= fold < len(folds):
-            raise runs.ParameterError(f"fold is {fold}; split {split} has {len(folds)} folds")
-        clips = folds[fold].test
-    model = quantization.load(checkpoint)
-    pool = ClipPool(loaded.clips, (), model.architecture)
+    """Quality of a checkpoint on the test part of a fold of any corpus."""
+    loaded, model = data.load(corpus), quantization.load(checkpoint)
+    folds = data.split(loaded, keyword, split, seed)
+    if not 0 <= fold < len(folds):
+        raise runs.ParameterError(f"fold is {fold}; split {split} has {len(folds)} folds")
+    clips, pool = folds[fold].test, ClipPool(loaded.clips, (), model.architecture)
     scores = training.probabilities(model, pool, clips)
-    return metrics.quality(labels[clips], scores, loaded.speakers[clips])
+    return metrics.quality(loaded.labels(keyword)[clips], scores, loaded.speakers[clips])

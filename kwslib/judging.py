@@ -130,16 +130,16 @@ def _total(parts: list[tuple], threshold: float | None = None) -> Outcome:
     return total
 
 
-def _false_accepts(total: Outcome) -> dict:
-    count, hours = total.false_accepts, total.hours
-    low, high = metrics.poisson_interval(count, hours)
-    return {"count": count, "hours": hours, "per_hour": count / hours, "low": low, "high": high}
+def _false_accepts(o: Outcome) -> dict:
+    low, high = metrics.poisson_interval(o.false_accepts, o.hours)
+    stated = {"count": o.false_accepts, "hours": o.hours, "per_hour": o.false_accepts / o.hours}
+    return stated | {"low": low, "high": high}
 
 
-def _missed(total: Outcome) -> dict:
-    count, words = total.misses, total.words
-    low, high = metrics.binomial_interval(count, words)
-    return {"count": count, "words": words, "share": count / words, "low": low, "high": high}
+def _missed(o: Outcome) -> dict:
+    low, high = metrics.binomial_interval(o.misses, o.words)
+    stated = {"count": o.misses, "words": o.words, "share": o.misses / o.words}
+    return stated | {"low": low, "high": high}
 
 
 def _curve(spoken: list[tuple], speech: list[tuple]) -> dict[str, list[float]]:

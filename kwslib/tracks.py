@@ -9,6 +9,7 @@ import io
 from dataclasses import dataclass, field
 
 import numpy as np
+import soundfile
 
 from .audio import SAMPLE_RATE_HZ, to_int16
 
@@ -99,11 +100,9 @@ def _signal_to_noise(clip: np.ndarray) -> np.ndarray:
 def training_track(
     material: Material, samples: int, generator: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A track to train on: pieces of speech, each at a level of its own, over noise or talk.
-
-    Returns the track, (samples,) float32 from -1 to 1, and the seconds (n, 2) of the keywords and
-    of the fragments of keywords on it, which may run over the track's ends.
-    """
+    """Pieces of speech, each at a level of its own, over noise or talk: a track (samples,) float32
+    from -1 to 1, and the seconds (n, 2) of keywords and of fragments of keywords, which may run
+    over its ends."""
     track, words, fragments = np.zeros(samples, np.float32), [], []
     at = -int(generator.integers(SAMPLE_RATE_HZ))
     if material.talk and generator.random() < TALK_ALONE:
@@ -115,13 +114,11 @@ def training_track(
             at += int(generator.exponential(0.3) * SAMPLE_RATE_HZ)
         kind = generator.random()
         if kind < KEYWORD + FRAGMENT:
-            piece = _keyword_piece(material, kind >= KEYWORD, generator)
-        else:
-            piece = _other_piece(material, generator)
-        piece = change_pace(piece, generator)
-        if kind < KEYWORD + FRAGMENT:
+            piece = change_pace(_keyword_piece(material, kind >= KEYWORD, generator), generator)
             spans = words if kind < KEYWORD else fragments
             spans.append((at / SAMPLE_RATE_HZ, (at + len(piece)) / SAMPLE_RATE_HZ))
+        else:
+            piece = change_pace(_other_piece(material, generator), generator)
         if generator.random() < ROOM:
             piece = add_room(piece, generator)
         overlay(track, piece * _gain(generator, -8, 4) / np.float32(32768), at)
@@ -171,20 +168,19 @@ def _stretch(recordings, samples: int, generator) -> np.ndarray:
 
 def _under(track: np.ndarray, material: Material, generator) -> np.ndarray:
     """(samples,) float32 to lie under a track: talk, recorded noise, or white noise."""
-    samples, is_talk = len(track), generator.random() < OVER_TALK and bool(material.talk)
+    is_talk = generator.random() < OVER_TALK and len(material.talk) > 0
     recordings = material.talk if is_talk else material.noises
     if recordings:
-        under = _stretch(recordings, samples, generator).astype(np.float32)
+        under = _stretch(recordings, len(track), generator).astype(np.float32)
     else:
-        under = generator.standard_normal(samples, np.float32)
+        under = generator.standard_normal(len(track), np.float32)
     under /= np.sqrt(np.mean(under**2)) + np.float32(1e-6)
     low, high = OVER_TALK_DB if is_talk else OVER_NOISE_DB
     return (np.sqrt(np.mean(track**2)) + 1e-4) * _gain(generator, -high, -low) * under
 
 
 def change_pace(piece: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """(samples,) float32: faster and higher, or slower and lower (speed perturbation, Ko et al.
-    2015), so that a few speakers become many."""
+    """(samples,) float32: faster and higher, or slower and lower (Ko et al. 2015)."""
     if not len(piece):
         return piece.astype(np.float32)
     places = np.arange(0, len(piece) - 1, generator.uniform(*PACE))
@@ -206,8 +202,6 @@ def add_room(piece: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 
 def code_opus(track: np.ndarray) -> np.ndarray:
     """(samples,) float32 after coding and decoding by Opus."""
-    import soundfile
-
     coded = io.BytesIO()
     soundfile.write(coded, track, SAMPLE_RATE_HZ, format="OGG", subtype="OPUS")
     coded.seek(0)

@@ -144,23 +144,18 @@ class Batches:
         return log_mels, torch.cat([labels, more_labels]).to(log_mels.device)
 
 
-def label_loss(logits: torch.Tensor, labels: torch.Tensor, recipe: Recipe) -> torch.Tensor:
-    """Cross entropy of (batch, 2) logits. With windows of tracks in the batch the keyword has half
-    of it, and the hardest tenth of the others a quarter (Shrivastava et al., arXiv 1604.03540)."""
-    if not recipe.windows:
-        return nnf.cross_entropy(logits, labels)
-    losses = nnf.cross_entropy(logits, labels, reduction="none")
-    keyword, others = losses[labels == 1], losses[labels == 0]
-    hardest = others.topk(max(1, len(others) // 10)).values
-    return keyword.mean() / 2 + (others.mean() + hardest.mean()) / 4
-
-
 def batch_loss(
     model: models.CRNN, log_mels: torch.Tensor, labels: torch.Tensor, recipe: Recipe, teacher
 ) -> torch.Tensor:
-    """The loss on the labels, and where there is a teacher, distillation beside it."""
+    """Cross entropy, and where there is a teacher, distillation. With windows of tracks the keyword
+    has half of the cross entropy, the hardest tenth of the others a quarter (arXiv 1604.03540)."""
     logits = model(log_mels)
-    loss = label_loss(logits, labels, recipe)
+    loss = nnf.cross_entropy(logits, labels)
+    if recipe.windows:
+        losses = nnf.cross_entropy(logits, labels, reduction="none")
+        keyword, others = losses[labels == 1], losses[labels == 0]
+        hardest = others.topk(max(1, len(others) // 10)).values
+        loss = keyword.mean() / 2 + (others.mean() + hardest.mean()) / 4
     if teacher is None:
         return loss
     with torch.no_grad():
@@ -177,12 +172,12 @@ def train(
     resume: Path,
     inputs: dict,
     teacher: torch.nn.Module | None = None,
-    progress: Callable[[dict], None] | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> list[dict]:
     """Trains a network in place; returns a history row for every epoch.
 
     resume: where unfinished training is kept; what it holds of the same inputs is gone on with.
-    inputs: what the result depends on, the recipe version among them. progress: told each row.
+    inputs: what the result depends on, the recipe version among them. say: told of each epoch.
     """
     if (teacher is None) != (recipe.temperature is None):
         raise ValueError("a teacher and a temperature go together")
@@ -207,12 +202,11 @@ def train(
                 torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
                 optimizer.step()
                 total += loss.detach()
+        loss, seconds = float(total) / recipe.epoch_steps, round(time.perf_counter() - begun, 2)
         row = {"epoch": epoch, "steps": step + 1, "rate": recipe.rate_at(step)}
-        row |= {"loss": float(total) / recipe.epoch_steps}
-        history.append(row | {"seconds": round(time.perf_counter() - begun, 2)})
+        history.append(row | {"loss": loss, "seconds": seconds})
         _save(resume, key, model, optimizer, history)
-        if progress:
-            progress(history[-1])
+        say(f"epoch {epoch}, loss {loss:.4f}, {seconds:.0f} s")
     model.eval()
     return history
 

@@ -115,13 +115,11 @@ def balanced(labels: np.ndarray, count: int, generator: np.random.Generator) -> 
 
 
 class TrackPool:
-    """Mel power of made training tracks, and the labels of their windows.
-
-    tracks: how many of `TRACK_S`; track n is made from (seed, n) alone. 64 KB each in memory.
-    """
+    """Mel power of so many training tracks, 64 KB each, and the labels of their windows. Track n is
+    made from (seed, n) alone."""
 
     def __init__(
-        self, material: Material, architecture: Architecture, tracks: int, seed: int, progress=None
+        self, material: Material, architecture: Architecture, tracks: int, seed: int, say=None
     ):
         a, self.architecture = architecture.front_end, architecture
         samples = round(TRACK_S * a.sample_rate_hz)
@@ -132,8 +130,8 @@ class TrackPool:
             track, words, fragments = training_track(material, samples, generator)
             self._power[number] = mel_power(torch.from_numpy(track)[None], a)[0]
             found.append(window_labels(words, fragments, architecture, samples))
-            if progress and (number + 1) % 1024 == 0:
-                progress(f"{number + 1:,} of {tracks:,} training tracks")
+            if say and (number + 1) % 1024 == 0:
+                say(f"{number + 1:,} of {tracks:,} training tracks")
         whole = (self._power.shape[2] - a.frames) // architecture.stride[1] + 1
         self.labels = np.array(found)[:, :whole]  # (tracks, windows)
         self._places = [np.argwhere(self.labels == value) for value in (0, 1)]
@@ -200,12 +198,9 @@ def window_labels(
     words: np.ndarray, fragments: np.ndarray, architecture: Architecture, samples: int
 ) -> np.ndarray:
     """(windows,) int64 labels of a track's windows: 1 where the window holds a whole keyword, 0
-    where it holds less than `LEAST_HELD` of any, -1 (no label) between.
-
-    words, fragments: (n, 2) seconds, of keywords and of parts of keywords. Corpora hold clips whose
-    word is cut off, labelled as the keyword all the same: a window like that has no label. For the
-    same reason a fragment is another word only where the window goes on around it.
-    """
+    where it holds less than `LEAST_HELD` of any, -1 (no label) between: corpora hold cut-off words
+    that are labelled as the keyword. So a fragment is another word only where the window goes on
+    around it. words, fragments: (n, 2) seconds, of keywords and of parts of keywords."""
     start, stop = window_edges_s(architecture, samples)
     labels = np.zeros(len(stop), np.int64)
     for begin, end in words:
