@@ -120,18 +120,6 @@ def evaluate(checkpoint: Path, corpus: str, as_json: JSON = False) -> None:
 
 
 @app.command()
-def cost(checkpoint: Path, as_json: JSON = False) -> None:
-    """Size and multiply-accumulates of CHECKPOINT, a .safetensors file of a run's checkpoints/."""
-    from . import cost as costs
-
-    total, rows = costs.of_checkpoint(checkpoint), costs.by_part(checkpoint)
-    lines = [f"{'part':<16}{'parameters':>12}{'bytes':>12}{'macs':>12}"]
-    lines += ["{part:<16}{parameters:>12,}{bytes:>12,}{macs:>12,}".format(**row) for row in rows]
-    lines += [f"{name:<16}{count:>12,}" for name, count in total.items()]
-    print(json.dumps(total | {"parts": rows}) if as_json else "\n".join(lines))
-
-
-@app.command()
 def stream(
     checkpoint: Path,
     source: Annotated[str, typer.Argument()] = "-",

@@ -1,11 +1,6 @@
-"""What a setting costs: bytes and multiply-accumulates, each by a stated rule. Reads checkpoints.
-
-- `parameters`: how many weights and biases the network has, whatever their type;
-- `parameter_bytes`: what they occupy as stored, int8 weights with their scales;
-- `file_bytes`: the checkpoint on disk, names and description included;
-- `network_macs`: of the network for one window, the study's column;
-- `front_end_macs`, `path_macs`: from samples to log-mels, and from samples to probability.
-"""
+"""What a checkpoint costs. Bytes are those of the weights as stored (`parameter_bytes`, int8 ones
+with their scales) or of the file; multiply-accumulates are of one window: the network's, which is
+the study's column, the front end's, and those of the whole path from samples to probability."""
 
 from pathlib import Path
 

@@ -1,7 +1,7 @@
 """One run's corpus, folds, talk and folder together: train a setting, quantize it, measure it.
 
-What the notebooks call. Every clip of a test part is scored once, by the network of its fold, which
-never heard the clip's speaker (save with the split `utterance`). Nothing is chosen on these clips.
+Every tested clip is scored once, by the network of its fold, which never heard the clip's speaker
+(save with the split `utterance`). Nothing is chosen on these clips.
 """
 
 import functools

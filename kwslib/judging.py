@@ -1,10 +1,7 @@
 """Networks on continuous audio: thresholds are chosen on one part of it, results are of another.
 
-Each fold's network is judged on audio that it never heard: talk of its own group of speakers,
-continuous speech, other words one after another, noise; and on the keyword between words and over
-speech. Counts of all folds are added up.
-
-A fold's threshold is the lowest at which talk gives at most one false accept an hour. That talk
+Each fold's network is judged on audio that it never heard; counts of all folds are added up. A
+fold's threshold is the lowest at which talk gives at most one false accept an hour. That talk
 trained none of the networks that score it, and none of it is talk that the fold is judged on.
 """
 
@@ -177,11 +174,9 @@ def demo(experiment: Experiment, fold: int = 0, seed: int = 0) -> Demo:
 
 
 def offline(model: CRNN, samples: np.ndarray, way: str = "window") -> tuple[np.ndarray, np.ndarray]:
-    """Seconds of the last frame and probability, (steps,) each, of (samples,) int16 in torch.
-
-    way: `window` scores the last second, once there is one; `carried`, the study's way, runs one
-    GRU on from the start, and attention sees its outputs of the last second.
-    """
+    """Seconds of the last frame and probability, (steps,) each, of (samples,) int16 in torch. way:
+    `window` scores the last second, once there is one; `carried`, the study's way, runs one GRU on
+    from the start, and attention sees its outputs of the last second."""
     a, front_end = model.architecture, model.architecture.front_end
     with torch.inference_mode():
         log_mels = log_mel_of(samples[None], front_end)

@@ -1,9 +1,7 @@
 """Trainings as tasks: every setting in every fold, a student after its teacher, side by side.
 
-The graph is Dask's. `--workers 2` starts two processes on this machine with one thread each;
-`--scheduler tcp://...` uses workers that run elsewhere and see the same folders. A task writes what
-it made, so a killed worker costs only the epochs since its last save: Dask gives the task to
-another worker, which goes on from there.
+The graph is Dask's: processes of one thread on this machine, or workers of any scheduler that see
+the same folders. A killed worker costs the epochs since its last save: another one goes on.
 """
 
 import contextlib
@@ -47,11 +45,8 @@ def train_all(
     scheduler: str | None = None,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Trains settings, and what they need, in every fold; what is done is passed over.
-
-    workers: processes on this machine, where no scheduler is named. With one, the trainings run in
-    this process. say: called with a line whenever a training is done.
-    """
+    """Trains settings, and what they need, in every fold; what is done is passed over. workers:
+    processes on this machine, where no scheduler is named; one is this process."""
     opened = experiment.open_cached(parameters)
     pairs = [(s, fold) for s in in_order(settings) for fold in range(len(opened.folds))]
     waiting = [pair for pair in pairs if not opened.is_trained(*pair)]

@@ -1,8 +1,7 @@
 """Continuous audio made of clips and talk: to train on, and to judge on. NumPy only.
 
-A track is (samples,) at 16 kHz on which the keyword is spoken at known times, given as (words, 2)
-seconds of begin and end. Where a word lies in its clip is measured by `word_span`, because corpora
-do not say it. The same generator makes the same track.
+On a track the keyword is spoken at known times: `word_span` measures where a word lies in its clip,
+as corpora do not say it. The same generator makes the same track.
 """
 
 import io

@@ -1,9 +1,8 @@
 """One training loop, for all networks: seeded, resumable, a history row an epoch.
 
-An *epoch* is a fixed number of optimizer steps, so that corpora of different sizes train alike. All
-that is drawn at a step comes from (seed, step) and dropout from (seed, epoch): a training that is
-killed at any moment goes on from its last whole epoch and ends with the same weights as one left
-alone, on the same machine. Nothing is chosen on the way: the last epoch counts.
+An *epoch* is a fixed number of steps. What is drawn comes from (seed, step), dropout from (seed,
+epoch): a training that is killed goes on from its last whole epoch and ends with the same weights
+as one left alone, on the same machine. Nothing is chosen on the way: the last epoch counts.
 """
 
 import io
@@ -109,11 +108,8 @@ def teacher_of(setting: Setting) -> Setting | None:
 def distillation_loss(
     student: torch.Tensor, teacher: torch.Tensor, temperature: float
 ) -> torch.Tensor:
-    """T^2 KL(softmax(teacher / T) || softmax(student / T)), mean over the batch (Hinton et al.,
-    arXiv 1503.02531; the factor keeps gradients comparable between temperatures).
-
-    Shape: (batch, classes) logits, both -> ()
-    """
+    """T^2 KL(softmax(teacher / T) || softmax(student / T)) of (batch, 2) logits, mean over the
+    batch (Hinton et al., arXiv 1503.02531; T^2 keeps gradients comparable)."""
     log_student = torch.log_softmax(student / temperature, dim=1)
     log_teacher = torch.log_softmax(teacher / temperature, dim=1)
     divergence = nnf.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
@@ -174,11 +170,8 @@ def train(
     teacher: torch.nn.Module | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[dict]:
-    """Trains a network in place; returns a history row for every epoch.
-
-    resume: where unfinished training is kept; what it holds of the same inputs is gone on with.
-    inputs: what the result depends on, the recipe version among them. say: told of each epoch.
-    """
+    """Trains a network in place; returns a history row for every epoch. resume: a file of
+    unfinished training, which is gone on with if it is of these inputs. say: told of each epoch."""
     if (teacher is None) != (recipe.temperature is None):
         raise ValueError("a teacher and a temperature go together")
     device = next(model.parameters()).device

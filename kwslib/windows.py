@@ -1,10 +1,8 @@
 """What a network is trained on: windows of one second with labels, seeded by (seed, step).
 
-Two pools hold mel power. `ClipPool` holds the clips of a corpus; they are augmented on the power,
-where noise adds, gain is a factor and a shift is frames: a tenth of the work of changing waveforms.
-`TrackPool` holds made tracks; a window of one is the second that ends at a step, exactly as a
-stream scores it. Log-mels are (batch, mels, frames), labels (batch,) int64: 1 the keyword, 0
-anything else.
+Two pools hold mel power, on which noise adds, gain is a factor and a shift is frames: a tenth of
+the work of changing waveforms. `ClipPool` holds clips, `TrackPool` made tracks, whose windows are
+cut as a stream scores them. Log-mels are (batch, mels, frames), labels (batch,) int64.
 """
 
 import numpy as np
@@ -137,9 +135,8 @@ class TrackPool:
         self._places = [np.argwhere(self.labels == value) for value in (0, 1)]
 
     def draw(self, count: int, generator: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-mels and labels of windows, a quarter of them the keyword's. Half of them lie over
-        another window without the keyword. Each is heard through a microphone of its own, and may
-        lack a band and a stretch."""
+        """Log-mels and labels of windows, a quarter of them the keyword's. Half lie over another
+        window; each is heard through a microphone of its own, and may lack a band or a stretch."""
         positives = round(count * POSITIVES) if len(self._places[1]) else 0
         sizes = count - positives, positives
         drawn = [_some(*pair, generator) for pair in zip(self._places, sizes, strict=True)]
