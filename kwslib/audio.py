@@ -1,7 +1,6 @@
 """Everything that reads sound: clips, recordings of any length, pipes. No torch.
 
-Sound is mono at 16 kHz, (samples,), int16 or float32 from -1 to 1. Streams come in pieces, so that
-a day takes no more memory than a minute.
+Sound is mono at 16 kHz, (samples,), int16 or float32 from -1 to 1. Streams come in small pieces.
 """
 
 import mmap
@@ -15,13 +14,10 @@ import soundfile
 import soxr
 
 SAMPLE_RATE_HZ = 16000
-
 _UNKNOWN = 0x7FFF0000  # sizes from here on stand for 'not known yet'
 _UNREADABLE = (soundfile.SoundFileError, RuntimeError, OSError, TypeError)
-_CONTAINER = re.compile(
-    rb"RIFF|riff|RF64|FORM|fLaC|OggS|caff|\.snd|ID3|#!AMR|\x1aE\xdf\xa3|0&\xb2u|....ftyp", re.DOTALL
-)
-# What libsndfile's log says of a file that is shorter, or longer, than its header states.
+_CONTAINER = rb"(?is)RIFF|RF64|FORM|fLaC|OggS|caff|\.snd|ID3|#!AMR|\x1aE\xdf\xa3|0&\xb2u|....ftyp"
+# libsndfile reads files that are shorter, or longer, than their headers state; its log says so.
 _CUT = re.compile(
     r"(?:data|SSND|Data Size|riff)\s*: (\d+) \(should be (\d+)\)"
     "|match value from 'ds64'|lacks an end-of-stream|Junk after the last page"
@@ -46,8 +42,8 @@ def to_int16(samples: np.ndarray) -> np.ndarray:
 
 
 def read_clip(path: Path, longest: int | None = None) -> np.ndarray:
-    """(samples,) int16 of a 16 kHz mono recording of at most `longest` samples, of which not many
-    more are read. `AudioError` says why one cannot be used; it does not name the file."""
+    """(samples,) int16 of a 16 kHz mono recording of at most `longest` samples. `AudioError` says
+    why one cannot be used; it does not name the file."""
     pieces = []
     with _open(path) as file:
         if (file.channels, file.samplerate) != (1, SAMPLE_RATE_HZ):
@@ -81,12 +77,11 @@ def blocks(path: Path, say: Callable[[str], None]) -> Iterator[np.ndarray]:
 
 
 def from_pcm(file) -> Iterator[np.ndarray]:
-    """Raw 16 kHz mono PCM16, little-endian, as it arrives on a binary file such as standard input.
-    Terminals are refused, and recordings that begin with the header of a common format."""
+    """Raw 16 kHz mono PCM16, little-endian, of a binary file that is no terminal or recording."""
     if file is None or file.isatty():
         raise AudioError("no audio on standard input; pipe it in, see kws stream --help")
     piece = file.read(12)
-    if _CONTAINER.match(piece):
+    if re.match(_CONTAINER, piece):
         problem = "standard input is a recording, not raw PCM16; name it as a file, or convert it"
         raise AudioError(f"{problem}: ffmpeg -i FILE -f s16le -ar 16000 -ac 1 - | kws stream ...")
     while piece:
@@ -103,10 +98,9 @@ def _open(path: Path) -> soundfile.SoundFile:
         if file.frames == 0 and file.format in ("WAV", "WAVEX"):
             with open(path, "rb") as disk:
                 memory = mmap.mmap(disk.fileno(), 0, access=mmap.ACCESS_COPY)
-            at = memory.find(b"data\0\0\0\0", 0, 1 << 16)
-            if at > 0:
-                size = min(len(memory) - at - 8, _UNKNOWN)
-                memory[at + 4 : at + 8] = size.to_bytes(4, "little")
+            at = memory.find(b"data\0\0\0\0", 0, 1 << 16) + 4
+            if at > 4:
+                memory[at : at + 4] = min(len(memory) - at - 4, _UNKNOWN).to_bytes(4, "little")
                 file = _Recording(memory)
         return file
     except _UNREADABLE as error:
@@ -119,8 +113,7 @@ def _format(file: soundfile.SoundFile) -> str:
 
 
 def _pieces(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
-    """(samples, channels) float32 blocks at the file's rate. A bad end is an `AudioError` after the
-    last: libsndfile reads such files without complaint, but its log says what it found."""
+    """(samples, channels) float32 at the file's rate; then an `AudioError` if its end is bad."""
     count, piece = 0, [0]
     while len(piece):
         try:

@@ -49,11 +49,10 @@ def report(
     What is up to date is skipped: after an interruption the same command goes on.
     Example: kws report --corpus ~/speech_commands --keyword happy --profile full
     """
+    from .report import run_chain
     from .runs import Parameters
 
     parameters = Parameters(corpus, keyword, talk, profile, split, seed, run)
-    from .report import run_chain
-
     index = run_chain(parameters, only, force, workers or os.cpu_count(), scheduler, typer.echo)
     print(f"The report: {index}")
 
@@ -66,17 +65,19 @@ def corpus_(
 ) -> None:
     """Make, download or index a corpus; print what it holds and what was rejected.
 
-    CORPUS: embedded, speech_commands_v0.01 or v0.02, or a folder
-    WORD/SPEAKER_nohash_N.wav.
+    CORPUS: embedded, speech_commands_v0.01 or v0.02, or a folder WORD/SPEAKER_nohash_N.wav.
     """
     from . import data
     from . import talk as recorded
 
     if talk:
         print(f"{recorded.cut(talk, Path(corpus)):,} seconds of talk are in {Path(corpus, 'talk')}")
-    listed = _clip_names(clips) if clips else set()  # before a corpus is made
+    try:  # before a corpus is made
+        listed = gzip.decompress(clips.read_bytes()).decode().splitlines() if clips else ()
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise ValueError(f"{clips} cannot be read as a list of clips ({error})") from None
     loaded = data.load(corpus)
-    missing = sorted(listed - set(loaded.ids.tolist()))
+    missing = sorted(set(listed).difference(loaded.ids))
     print(f"{loaded.name}: {len(loaded):,} clips, digest {loaded.digest}")
     print(f"speakers: {len(set(loaded.speakers.tolist())):,}")
     print("words:", ", ".join(f"{word} {n:,}" for word, n in loaded.word_counts().items()))
@@ -84,14 +85,6 @@ def corpus_(
     if clips:
         print(f"missing: {len(missing):,}", *missing, sep="\n  ")
     raise typer.Exit(1 if missing else 0)
-
-
-def _clip_names(path: Path) -> set[str]:
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") as file:
-            return set(file.read().splitlines())
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise ValueError(f"{path} cannot be read as a list of clips ({error})") from None
 
 
 @app.command()

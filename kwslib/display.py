@@ -19,8 +19,7 @@ from matplotlib.text import Text
 
 from .files import write_atomic
 
-RATE_HZ = 16000
-PLAYER = Path(__file__).parent / "report_template" / "player.html"
+RATE_HZ, PLAYER = 16000, Path(__file__).parent / "report_template" / "player.html"
 
 
 def show(figure, path: Path, alt: str, caption: str) -> None:
@@ -53,8 +52,7 @@ def fonts(letters: frozenset[str]) -> list[str]:
         if found and "Last Resort" not in font.name:
             names, lacking = [*names, font.name], lacking - found
     if lacking:
-        boxes = "".join(sorted(lacking))
-        warnings.warn(f"figures show boxes: no installed font has {boxes!r}", RuntimeWarning, 2)
+        warnings.warn(f"no installed font has {sorted(lacking)}: boxes shown", RuntimeWarning, 2)
     return names
 
 
@@ -62,22 +60,20 @@ def clips(recordings, captions):
     """Players side by side; the samples are in them, as FLAC. recordings: (clips, samples) int16"""
     players = ""
     for samples, caption in zip(recordings, map(html.escape, captions), strict=True):
-        buffer = io.BytesIO()
-        soundfile.write(buffer, samples, RATE_HZ, format="FLAC", subtype="PCM_16")
-        address = f"data:audio/flac;base64,{b64encode(buffer.getvalue()).decode()}"
+        soundfile.write(flac := io.BytesIO(), samples, RATE_HZ, format="FLAC", subtype="PCM_16")
+        address = f"data:audio/flac;base64,{b64encode(flac.getvalue()).decode()}"
         sound = f'<audio controls preload="none" title="{caption}" src="{address}"></audio>'
         players += f'<figure class="clip">{sound}<figcaption>{caption}</figcaption></figure>'
     return HTML(f'<div class="clips">{players}</div>')
 
 
 def player(samples: np.ndarray, figure, alt: str):
-    """A player for a recording whose figure was shown with this alternative text: a cursor runs
-    over the figure while it plays, and a click on the figure jumps there."""
+    """A player whose cursor runs over the figure shown with this `alt`; a click there jumps."""
     left, _, width, _ = figure.axes[0].get_position().bounds
     values = {"left": left, "width": width, "length_s": len(samples) / RATE_HZ}
     values["alt"] = json.dumps(alt).replace("<", "\\u003c")  # a name cannot end the script
-    script = Template(PLAYER.read_text("utf-8"))
-    return HTML(script.substitute(values, sound=clips([samples], [alt]).data))
+    values["sound"] = clips([samples], [alt]).data
+    return HTML(Template(PLAYER.read_text("utf-8")).substitute(values))
 
 
 def span(estimate, form: str = "{:.2f}") -> str:

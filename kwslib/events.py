@@ -82,9 +82,9 @@ class Outcome:
 def outcome(found_s: np.ndarray, words: np.ndarray, hours: float) -> Outcome:
     """Judges detections by words: the first one within reach that no earlier word has hits a word,
     any other is a false accept. found_s: (detections,), words: (words, 2) begin, end; ascending."""
-    found, words = np.asarray(found_s, float).tolist(), np.asarray(words, float).reshape(-1, 2)
-    latencies, free = [], 0  # free: the first detection that no word has
-    for begin_s, end_s in words.tolist():
+    found, latencies = np.asarray(found_s, float).tolist(), []
+    free = 0  # the first detection that no word has
+    for begin_s, end_s in np.asarray(words, float).reshape(-1, 2).tolist():
         at = max(free, bisect.bisect_left(found, begin_s))
         if at < bisect.bisect_right(found, end_s + TOLERANCE_S):
             latencies.append(found[at] - end_s)
@@ -95,8 +95,8 @@ def outcome(found_s: np.ndarray, words: np.ndarray, hours: float) -> Outcome:
 
 def threshold_at(streams: list[tuple[np.ndarray, np.ndarray]], allowed: int) -> float:
     """The threshold at which streams without keyword give at most `allowed` detections in all, the
-    last on the way down before there are more; 1.0 if none does. streams: (times, smoothed) each.
-    It goes down by values of `smoothed`, past the highest 80 by several; 1,000 steps at most."""
+    last on the way down, by at most 1,000 values of `smoothed`, before there are more; 1.0 if none
+    does. streams: (times, smoothed) each."""
     values = np.unique(np.concatenate([smoothed for _, smoothed in streams]))[::-1]
     ranks = np.unique(np.geomspace(1, len(values), 1000).astype(int)) - 1
     good = 1.0
@@ -108,11 +108,9 @@ def threshold_at(streams: list[tuple[np.ndarray, np.ndarray]], allowed: int) -> 
 
 
 def plateau_s(times, probabilities, threshold: float, end_s: float) -> float:
-    """Seconds for which the probability stays at or over the threshold after `end_s`, where the
-    keyword's clip ends. times, probabilities: (steps,) arrays."""
+    """Seconds from `end_s` for which the (steps,) probabilities stay at or over the threshold."""
     after = times >= end_s
     if not after.any():
         raise ValueError(f"the stream ends before {end_s:.2f} s")
-    below = np.flatnonzero(probabilities[after] < threshold)
-    last = below[0] if len(below) else -1
+    last = np.append(np.flatnonzero(probabilities[after] < threshold), -1)[0]
     return float(times[after][last] - end_s) if last else 0.0

@@ -27,12 +27,11 @@ def write_page(run: Run, stages: list[str], stage: str, notebook) -> None:
     values = {"stages": stages, "stage": stage, "lead": 1 + len(answers), "footing": _footing(run)}
     values["metadata"] = {"title": rest[0].source.splitlines()[0].lstrip("# ")}
     body, _ = exporter.from_notebook_node(notebook, values)
-    after = body.partition("<!--contents-->")[2]
+    before, _, after = body.partition("<!--contents-->")
     heads = re.findall(r'<h2 id="([^"]*)">(.*?)<a class="anchor-link"', after)
     links = "".join(f'<li><a href="#{place}">{text}</a></li>' for place, text in heads)
     contents = f'<nav class="contents" aria-label="Contents"><ul>{links}</ul></nav>'
-    body = body.replace("<!--contents-->", contents, 1)
-    write_atomic(run.folder / f"{stage}.html", body.encode())
+    write_atomic(run.folder / f"{stage}.html", f"{before}{contents}{after}".encode())
 
 
 def _footing(run: Run) -> str:
@@ -45,10 +44,9 @@ def _footing(run: Run) -> str:
 
 def write_index(run: Run, stages: list[str]) -> Path:
     """index.html: what was found, from the results; questions, answers and figures of the pages."""
-    import jinja2
+    from jinja2 import Environment, FileSystemLoader
 
-    loader = jinja2.FileSystemLoader(TEMPLATE)
-    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True)
+    environment = Environment(loader=FileSystemLoader(TEMPLATE), autoescape=True, trim_blocks=True)
     given, measured = run.parameters.named(), run.measured()
     listening = [s for s in measured if run.path("streams", s, "json").is_file()]
     options = [f"--{name}={value}" for name, value in given.items() if value is not None]

@@ -1,7 +1,6 @@
-"""One function a figure: arrays in, figure out.
+"""One function a figure: arrays in, figure out. A network keeps its colour in all notebooks.
 
-Figures are as wide as a phone shows at 9 pixels a letter. A network keeps its colour through all
-notebooks. Names stand beside their curves, as plain text: `$` means nothing.
+Figures are as wide as a phone shows at 9 pixels a letter. Names are plain text: `$` means nothing.
 """
 
 import matplotlib
@@ -11,15 +10,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from .architecture import ARCHITECTURES, SETTINGS, Architecture
-from .display import span
+from .display import RATE_HZ, span
 
-WIDTH_IN, RATE_HZ, HOP_S = 5.6, 16000, 0.01
-GREY, RED, SHADE = "0.5", "#b2182b", "#fde0c0"
+WIDTH_IN, HOP_S, GREY, RED, SHADE = 5.6, 0.01, "0.5", "#b2182b", "#fde0c0"
 TONES = [*(seaborn.color_palette("colorblind")[n] for n in (0, 4, 2, 3, 9)), "0.4"]
 COLOURS = dict(zip(ARCHITECTURES, TONES, strict=False))
-RC = {"text.parse_math": False, "font.family": ["DejaVu Sans"], "axes.grid": True}
+RC = {"text.parse_math": False, "font.family": ["DejaVu Sans"], "grid.color": "0.9"}
 RC |= {"axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True}
-RC |= {"grid.color": "0.9", "axes.titlesize": 10, "axes.titlelocation": "left"}
+RC |= {"axes.grid": True, "axes.titlesize": 10, "axes.titlelocation": "left", "image.cmap": "magma"}
 NAMED = {str(setting): setting for setting in SETTINGS}
 BESIDE, HEIGHTS = {"va": "center", "fontsize": 9}, (0.35, 0.7, 0.15, 0.5)  # of notes
 PLACES = [(x, y) for y in (0, 10, -10, 20, -20, 32, -32, 45, -45) for x in (10, -10)]  # in points
@@ -55,13 +53,12 @@ def dress(ax, log: bool = False, mark=None, **values) -> None:
     ax.set(**values)
 
 
-def network(architecture: Architecture):
+def network(a: Architecture):
     """The parts of the network in boxes, and between them the shapes that they hand on."""
-    a, front_end = architecture, architecture.front_end
     kernel, stride = ("{} × {}".format(*pair) for pair in (a.kernel, a.stride))
     texts = [
         "log-mel spectrogram",
-        f"↓ {front_end.mels} bands × {front_end.frames} frames",
+        f"↓ {a.front_end.mels} bands × {a.front_end.frames} frames",
         f"convolution: {a.channels} kernels of {kernel}, stride {stride}",
         f"↓ {a.steps} steps × {a.channels} kernels × {a.conv_mels} bands",
         f"GRU: {a.layers} layers that read the steps in order",
@@ -84,10 +81,9 @@ def log_mels(images, titles, weights=None):
     """Spectrograms (clips, mels, frames), three in a row; weights: (clips, steps) of attention."""
     rows, columns = -(-len(images) // 3), min(3, len(images))
     figure, axes = canvas(1.8 * rows, rows, columns, sharex=True, sharey=True, squeeze=False)
-    colours = {"cmap": "magma", "vmin": np.quantile(images, 0.02), "vmax": np.max(images)}
+    look = {"origin": "lower", "aspect": "auto", "clim": np.quantile(images, (0.02, 1))}
     for number, (ax, image, title) in enumerate(zip(axes.flat, images, titles, strict=False)):
-        extent = (0, image.shape[1] * HOP_S, 0, len(image))
-        ax.imshow(image, origin="lower", aspect="auto", extent=extent, **colours)
+        ax.imshow(image, extent=(0, image.shape[1] * HOP_S, 0, len(image)), **look)
         ax.set_title(title)
         ax.grid(False)
         if weights is not None:
@@ -99,10 +95,8 @@ def log_mels(images, titles, weights=None):
 
 
 def lines(curves: dict, xlabel: str, ylabel: str, log=False, at=(), mark=None):
-    """Curves with their names beside them, broken for networks trained on labels alone.
-
-    curves: name -> (x, y); at: (name, x, y) of points on curves; log, mark: as in `dress`.
-    """
+    """Curves name -> (x, y), named beside their ends, broken for networks trained on labels alone.
+    at: (name, x, y) of points on curves; log, mark: as in `dress`."""
     figure, ax = canvas(3.4)
     tones = {name: colour(name, place) for place, name in enumerate(curves)}
     for name, (x, y) in curves.items():
@@ -115,14 +109,12 @@ def lines(curves: dict, xlabel: str, ylabel: str, log=False, at=(), mark=None):
     for above, (y, x, name) in zip(range(len(ends) - 1, -1, -1), ends, strict=True):
         height = max(height + gap, min((y - low) / (high - low), 1 - gap * above))
         line = {"arrowstyle": "-", "color": tones[name], "shrinkB": 0, "relpos": (0, 0.5)}
-        style = {"textcoords": "axes fraction", "arrowprops": line, **BESIDE}
-        ax.annotate(name, (x, y), (1.04, height), **style)
+        ax.annotate(name, (x, y), (1.04, height), "data", "axes fraction", line, **BESIDE)
     return figure
 
 
 def rows(values: dict, xlabel: str, form: str = "{:.2f}", mark=None):
-    """A row a name -> number, a bar, or Estimate, a dot and its 95 % interval; numbers beside.
-    mark: as in `dress`."""
+    """A bar a name -> number, a dot and its 95 % interval an Estimate; mark: as in `dress`."""
     figure, ax = canvas(0.8 + 0.34 * len(values))
     for row, (name, value) in enumerate(values.items()):
         value, low, high = value if isinstance(value, tuple) else (value, None, None)
@@ -159,11 +151,9 @@ def buffers(architecture: Architecture):
 
 
 def stream(samples, curves: dict, threshold, keyword_s, words=(), notes=()):
-    """A recording above, and a panel below for each way to score it.
-
-    samples: (samples,) int16; curves: name -> (times_s, probabilities); threshold: of all curves;
-    keyword_s: (start, end) of its clip; words: (name, start_s); notes: (curve's name, time_s, text)
-    """
+    """A recording above, and a panel below for each way to score it. samples: (samples,) int16;
+    curves: name -> (times_s, probabilities); threshold: of all curves; keyword_s: (start, end) of
+    its clip; words: (name, start_s); notes: (curve's name, time_s, text)."""
     figure, axes = canvas(1.3 + 1.35 * len(curves), 1 + len(curves), sharex=True)
     seconds = np.linspace(0, len(samples) / RATE_HZ, len(samples))
     axes[0].plot(seconds, samples, color="0.15", linewidth=0.3)
@@ -187,8 +177,7 @@ def stream(samples, curves: dict, threshold, keyword_s, words=(), notes=()):
 
 
 def frontier(points: dict, xlabel: str, ylabel: str):
-    """Quality against cost. points: name -> (cost, value, low, high); each has its name at the
-    first place where nothing stands."""
+    """Quality against cost: name -> (cost, value, low, high), named where nothing else stands."""
     (figure, ax), spots = canvas(4.2), []
     for name, (cost, value, low, high) in points.items():
         ax.plot([cost, cost], [low, high], color=colour(name), linewidth=2, alpha=0.3)

@@ -44,20 +44,16 @@ class StageError(RuntimeError):
 def stages_named(only: list[str] | None) -> list[str]:
     """Stages by name or number ('3', '03', '03_distillation_1'), in order; None: all."""
     names = {name: stage for stage in STAGES for name in (stage, stage[:2], stage[1:2])}
-    for name in only or ():
-        if name not in names:
-            raise ParameterError(f"no stage {name!r}; the stages are {', '.join(STAGES)}")
+    if unknown := sorted(set(only or ()) - names.keys()):
+        raise ParameterError(f"no stage {unknown[0]!r}; the stages are {', '.join(STAGES)}")
     chosen = {names[name] for name in only or STAGES}
     return [stage for stage in STAGES if stage in chosen]
 
 
 def run_chain(parameters: Parameters, only=None, force=False, workers=1, scheduler=None, say=print):
     """Trains and runs what is not up to date, writes the pages; returns the path of index.html.
-
-    only: stages by name or number, None for all; force: also train and run what is up to date;
-    workers, scheduler: as in `tasks.train_all`; say: is called with each line. Every input is
-    looked at before anything trains. After a `StageError` the next call goes on where it was.
-    """
+    only: stages by name or number, None for all; force: also what is up to date; workers,
+    scheduler: as in `tasks.train_all`; say: is called with each line."""
     chosen = stages_named(only)
     from . import experiment, tasks, training
 
@@ -67,7 +63,7 @@ def run_chain(parameters: Parameters, only=None, force=False, workers=1, schedul
     run, inputs = opened.run, opened.check_talk() | {"corpus": opened.corpus.digest}
     inputs["recipe_versions"] = training.RECIPE_VERSIONS
     with run.locked():
-        files.sweep(run.folder)
+        files.sweep(run.folder)  # every input is looked at before anything trains
         run.write(**provenance())
         names = "\n".join(opened.corpus.ids.tolist()) + "\n"
         files.write_atomic(run.folder / "clips.txt.gz", gzip.compress(names.encode(), mtime=0))
@@ -90,10 +86,9 @@ def run_chain(parameters: Parameters, only=None, force=False, workers=1, schedul
 
 def _check_others(run: Run, chosen: list[str], inputs: dict) -> None:
     """An error where stages that are not run have results that are damaged or of other inputs."""
-    made = {name for stage in chosen for name in STAGES[stage]}
-    for setting in run.measured():
-        if str(setting) not in made:
-            run.metrics(setting), run.scores(setting)
+    made = [name for stage in chosen for name in STAGES[stage]]
+    for setting in [each for each in run.measured() if str(each) not in made]:
+        run.metrics(setting), run.scores(setting)
     for stage, known in run.read()["stages"].items():
         if stage not in chosen and known.get("inputs") != inputs:
             reason = f"corpus, talk or recipe changed since {stage} ran"

@@ -1,7 +1,6 @@
 """A run and its folder: parameters are checked, files lie where everybody looks. No torch.
 
-`reports/RUN/` holds run.json and the folders figures, metrics, streams, history, scores,
-checkpoints, notebooks, and resume (unfinished training). Every file is written whole or not at all.
+It holds run.json and metrics, streams, history, scores, checkpoints, figures, notebooks, resume.
 """
 
 import contextlib
@@ -12,7 +11,6 @@ import re
 import shutil
 import subprocess
 import unicodedata
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial, partialmethod
 from importlib import metadata
@@ -70,16 +68,14 @@ class Parameters:
         ):
             if not is_right:
                 raise ParameterError(f"{name} is {vars(self)[name]!r}; it must be {allowed}")
-        keyword = unicodedata.normalize("NFC", self.keyword).strip()  # macOS decomposes names
-        object.__setattr__(self, "keyword", keyword)
+        object.__setattr__(self, "keyword", unicodedata.normalize("NFC", self.keyword).strip())
 
     @property
     def folder(self) -> Path:
         """`run` if it is a path, else a folder of reports/, named after the others by default."""
-        if self.run and os.sep in self.run:
-            return Path(self.run).expanduser()
         named = (data.name_of(self.corpus), self.keyword, self.profile, self.split, self.seed)
-        return REPORTS / (self.run or "-".join(map(str, named)))
+        name = self.run or "-".join(map(str, named))
+        return Path(name).expanduser() if os.sep in name else REPORTS / name
 
     @property
     def folds(self) -> int:  # networks that are trained for one setting
@@ -123,8 +119,7 @@ class Run:
         except Timeout:
             raise ParameterError(f"another report is writing {self.folder}; wait for it") from None
         except OSError as error:
-            reason = f"cannot write in {self.folder} ({error.strerror})"
-            raise ParameterError(f"{reason}; name a folder in KWS_REPORTS or `run`") from None
+            raise ParameterError(f"cannot write: {error}; set KWS_REPORTS or `run`") from None
         with held:
             yield
 
@@ -146,7 +141,7 @@ class Run:
     def figure(self, notebook: str, name: str) -> Path:
         return self.folder / "figures" / notebook / f"{name}.png"
 
-    def result(self, kind: str, suffix: str, read: Callable, setting: Setting, fold: int = 0):
+    def result(self, kind: str, suffix: str, read, setting: Setting, fold: int = 0):
         """What `read` makes of a result's path, or `FileError`: the file, and how to make it."""
         path = self.path(kind, setting, suffix, fold)
         try:
@@ -171,7 +166,7 @@ class Run:
         0 to 1; `smaller` is of file bytes; NaN is what cannot be stated."""
         rows = []
         for found in map(self.metrics, settings):
-            versus, estimates = found["versus_baseline"], dict(found["quality"])
+            versus, estimates = found["versus_baseline"], found["quality"]
             row = found["cost"] | {"verdict": versus["verdict"], "smaller": versus["file_bytes"]}
             row |= {f"fewer_{part}": versus[f"{part}_macs"] for part in ("network", "path")}
             row["au_fa_fr"], estimates["missed_ratio"] = estimates["au_fa_fr"], versus["missed"]
@@ -190,20 +185,18 @@ class Run:
         write_atomic(self.path("history", setting, "csv", fold), text.encode())
 
     def write_scores(self, setting: Setting, **arrays: np.ndarray) -> None:
-        """Writes what `scores` reads."""
         np.savez_compressed(buffer := io.BytesIO(), **arrays)
         write_atomic(self.path("scores", setting, "npz"), buffer.getvalue())
 
 
 def provenance(root: Path = ROOT) -> dict:
-    """What a reader needs to compare runs: versions, device, threads, and the checkout's commit,
-    '+' where its code differs from that, None outside a checkout."""
-    versions = {package: metadata.version(package) for package in PACKAGES}
-    found = {"versions": {"python": platform.python_version()} | versions, "commit": None}
-    threads = os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count())
+    """Versions, device, threads; the checkout's commit, '+' where code differs, None without."""
+    versions = {"python": platform.python_version()} | {p: metadata.version(p) for p in PACKAGES}
+    found = {"versions": versions, "commit": None, "device": platform.machine()}
+    found["threads"] = os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count())
     if shutil.which("git"):
         asked = ("rev-parse --short=12 HEAD", "status --porcelain -- kwslib notebooks")
         commands = (["git", "-C", root, *words.split()] for words in asked)
         head, change = (subprocess.run(c, capture_output=True, text=True).stdout for c in commands)
         found["commit"] = head.strip() + "+" * bool(change) or None
-    return found | {"device": platform.machine(), "threads": threads}
+    return found
