@@ -8,6 +8,7 @@ import gzip
 import json
 import os
 import re
+import shlex
 import shutil
 import sys
 from hashlib import sha256
@@ -16,11 +17,12 @@ from pathlib import Path
 
 import nbformat
 
-from . import data, files, pages
+from . import data, files
 from .architecture import SETTINGS, setting_named
 from .runs import ROOT, ParameterError, Parameters, Run, provenance
 
 NOTEBOOKS = ROOT / "notebooks"
+TEMPLATE = Path(__file__).parent / "report_template"
 STAGES = {  # notebook -> the settings that it makes
     "01_baseline": ("baseline",),
     "02_streaming": ("baseline-stream", "student3-stream"),
@@ -80,7 +82,7 @@ def run_chain(parameters: Parameters, only=None, force=False, workers=1, schedul
             if stage in due:
                 _run_stage(run, stage)
                 run.write(stages=run.read()["stages"] | {stage: _known(run, stage, inputs)})
-            index = pages.write_index(run, list(STAGES))
+            index = write_index(run)
     return index
 
 
@@ -115,7 +117,7 @@ def _run_stage(run: Run, stage: str) -> None:
     """Runs a notebook, writes its page and its executed copy."""
     (run.folder / f"{stage}.html").unlink(missing_ok=True)  # without it a stage is not done
     notebook = _execute(run, stage)
-    pages.write_page(run, list(STAGES), stage, notebook)
+    write_page(run, stage, notebook)
     note = "<em>(to be heard on the HTML page)</em>"  # GitHub would not play sound
     text = re.sub(r"<audio\b.*?</audio>", note, nbformat.writes(notebook))
     files.write_atomic(run.folder / "notebooks" / f"{stage}.ipynb", text.encode())
@@ -178,3 +180,69 @@ def _kernel_class(folder: Path) -> type:
         connection_file = str(folder / "connection.json")
 
     return Kernel
+
+
+def write_page(run: Run, stage: str, notebook) -> None:
+    """The page of an executed notebook: cells with the tag `answer` first, code folded but that of
+    `shown` cells. It is one file and needs no network."""
+    from nbconvert import HTMLExporter
+
+    answers = [cell for cell in notebook.cells if "answer" in cell.metadata.get("tags", [])]
+    rest = [cell for cell in notebook.cells if cell not in answers]
+    notebook.cells = rest[:1] + answers + rest[1:]
+    options = {"extra_template_basedirs": [str(TEMPLATE.parent)], "template_name": TEMPLATE.name}
+    exporter = HTMLExporter(exclude_input_prompt=True, exclude_output_prompt=True, **options)
+    values = {
+        "stages": list(STAGES),
+        "stage": stage,
+        "lead": 1 + len(answers),
+        "footing": _footing(run),
+    }
+    values["metadata"] = {"title": rest[0].source.splitlines()[0].lstrip("# ")}
+    body, _ = exporter.from_notebook_node(notebook, values)
+    before, _, after = body.partition("<!--contents-->")
+    heads = re.findall(r'<h2 id="([^"]*)">(.*?)<a class="anchor-link"', after)
+    links = "".join(f'<li><a href="#{place}">{text}</a></li>' for place, text in heads)
+    contents = f'<nav class="contents" aria-label="Contents"><ul>{links}</ul></nav>'
+    files.write_atomic(run.folder / f"{stage}.html", f"{before}{contents}{after}".encode())
+
+
+def _footing(run: Run) -> str:
+    """Whence the figures of a page come."""
+    record = run.read()
+    code = f"code {record.get('commit') or 'outside a checkout'}"
+    corpus = f"corpus {run.parameters.named()['corpus']}, {record.get('corpus_digest', '')[:12]}"
+    return " · ".join([code, corpus, *map(" ".join, record.get("versions", {}).items())])
+
+
+def write_index(run: Run) -> Path:
+    """index.html: what was found, from the results; of pages the questions, the answers, and the
+    outputs of cells with the tag `index`."""
+    from jinja2 import Environment, FileSystemLoader
+
+    environment = Environment(loader=FileSystemLoader(TEMPLATE), autoescape=True, trim_blocks=True)
+    given, measured = run.parameters.named(), run.measured()
+    listening = [s for s in measured if run.path("streams", s, "json").is_file()]
+    options = [f"--{name}={value}" for name, value in given.items() if value is not None]
+    paths = {stage: run.folder / f"{stage}.html" for stage in STAGES}
+    pages = {s: path.read_text(encoding="utf-8") for s, path in paths.items() if path.is_file()}
+    body = environment.get_template("front.html.j2").render(
+        p=run.parameters,
+        given=given,
+        table=run.table(measured).to_dict("index") if measured else {},
+        quality=run.metrics(measured[0])["quality"] if measured else {},
+        streams={str(setting): run.streams(setting) for setting in listening},
+        controls=[str(s) for s in SETTINGS if s.is_control],
+        command=shlex.join(["kws", "report", *options]),
+        pages={stage: _extracts(page) for stage, page in pages.items()},
+        footing=_footing(run),
+    )
+    files.write_atomic(run.folder / "index.html", body.encode())
+    return run.folder / "index.html"
+
+
+def _extracts(page: str) -> dict[str, list[str]]:
+    """Of a page, in HTML: its question, its answer, and what it marks to be shown on the index."""
+    marks = {name: f"<!--{name}-->(.*?)<!--/{name}-->" for name in ("answer", "index")}
+    marks["question"] = "<title>(.*?)</title>"
+    return {name: re.findall(mark, page, re.DOTALL) for name, mark in marks.items()}

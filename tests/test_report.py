@@ -17,7 +17,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from test_runs import write_results
 
-from kwslib import experiment, pages, report, runs, talk, tasks
+from kwslib import experiment, report, runs, talk, tasks
 from kwslib.files import FileError
 from kwslib.runs import ParameterError, Parameters, Run
 
@@ -198,7 +198,7 @@ def test_pages_and_index_can_be_read(kernel, chain):
 def test_the_index_opens_with_what_was_found(tmp_path):
     run = Run(Parameters(run=str(tmp_path / "run"), split="utterance"))
     write_results(run)
-    index = pages.write_index(run, list(report.STAGES)).read_text(encoding="utf-8")
+    index = report.write_index(run).read_text(encoding="utf-8")
     assert "A network of 5.0 kB" in index and "20 times smaller" in index
     assert "student3-labels" not in index and "Speakers shared" in index
     assert "The clips are too few to tell the two apart" in index
