@@ -62,9 +62,7 @@ class GruLayer:
         to_rzn = np.vstack([hidden / 2, self.input_weights[-1], below])
         to_b = np.vstack([hidden, hidden_bias, np.zeros_like(below)])[:, -size:] / 2
         self._weights = np.hstack([to_rzn, to_b]).T
-        self.from_input = self._weights[
-            : 3 * size, size
-        ]  # not its biases: what the step's input adds
+        self.from_input = self._weights[: 3 * size, size]  # no bias: what a step's input adds
         own = states[-(layer + 1) * (size + 1) :]
         self._read, self._hidden = own[: self._weights.shape[1]], own[:size]
         self._products = np.zeros((4 * size, states.shape[1]), np.float32)
