@@ -144,9 +144,10 @@ class Architecture:
 
 SIZES = {"baseline": (8, 64), "student1": (4, 32), "student2": (4, 16), "student3": (2, 12)}
 ARCHITECTURES = {name: Architecture(*sizes) for name, sizes in SIZES.items()}  # channels, hidden
-NAMES = """baseline student1 student1-labels student2 student2-labels student3 student3-labels
+CHAIN = """baseline student1 student1-labels student2 student2-labels student3 student3-labels
 baseline-int8-dynamic baseline-int8-static student2-int8-static student3-int8-dynamic
-student3-int8-static baseline-stream student3-stream student3-stream-int8-static""".split()  # of the settings, in the order of the notebooks
+student3-int8-static baseline-stream student3-stream student3-stream-int8-static"""
+NAMES = CHAIN.split()  # of the settings, in the order of the notebooks
 
 
 @dataclass(frozen=True)
