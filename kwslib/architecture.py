@@ -12,15 +12,12 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 
 CLASSES = 2  # other words, the keyword
-LARGEST = 1 << 14  # a size: one in a file could ask for any amount of memory
 
 
 @dataclass(frozen=True)
 class FrontEnd:
-    """How audio becomes log-mels: centred Hann windows, power, HTK mels, logarithm, centring.
-
-    log_mel = (ln(clamp(power, floor, ceiling)) - centre) / spread
-    """
+    """How audio becomes log-mels: centred Hann windows, power, HTK mels, and of these
+    (ln(clamp(power, floor, ceiling)) - centre) / spread."""
 
     sample_rate_hz: int = 16000
     clip_samples: int = 16000
@@ -46,11 +43,10 @@ class FrontEnd:
         return np.hanning(self.window_samples + 1)[:-1].astype(np.float32)
 
     def filters(self) -> np.ndarray:
-        """(bins, mels) float32: triangles between neighbours on the HTK mel scale, from 0 Hz to
-        half the sampling rate, not normalised. mel = 2595 log10(1 + f / 700)"""
+        """(bins, mels) float32: triangles of height 1, even in mel = 2595 log10(1 + f / 700)."""
         half_hz = self.sample_rate_hz / 2
-        top_mel = 2595 * math.log10(1 + half_hz / 700)
-        edges_hz = 700 * (10 ** (np.linspace(0, top_mel, self.mels + 2) / 2595) - 1)
+        mels = np.linspace(0, 2595 * math.log10(1 + half_hz / 700), self.mels + 2)
+        edges_hz = 700 * (10 ** (mels / 2595) - 1)
         bins_hz, widths_hz = np.linspace(0, half_hz, self.bins)[:, None], np.diff(edges_hz)
         rising = (bins_hz - edges_hz[:-2]) / widths_hz[:-1]
         falling = (edges_hz[2:] - bins_hz) / widths_hz[1:]
@@ -77,7 +73,7 @@ class Architecture:
 
     def __post_init__(self):
         sizes = (self.channels, self.hidden, self.layers, *self.kernel, *self.stride)
-        is_sane = all(type(size) is int and 0 < size <= LARGEST for size in sizes)
+        is_sane = all(type(size) is int and 0 < size <= 1 << 14 for size in sizes)  # fits memory
         is_sane &= len(self.kernel) == len(self.stride) == 2 and 0 <= self.dropout < 1
         if not is_sane or self.conv_mels < 1 or self.steps < 1:
             raise ValueError(f"no network has these sizes, kernel, stride, dropout: {self}")
@@ -139,11 +135,11 @@ class Architecture:
             values = json.loads(text)
             pairs = {name: tuple(values[name]) for name in ("kernel", "stride")}
             made = Architecture(**values | pairs | {"front_end": FrontEnd()})
-            if json.loads(made.to_json()) != values:
-                raise ValueError("fields are missing, or the front end is another one")
+            if json.loads(made.to_json()) == values:
+                return made
+            raise ValueError("fields are missing, or the front end is another one")
         except (TypeError, KeyError, ValueError, RecursionError) as error:
             raise ValueError(f"not the description of an architecture: {error}") from None
-        return made
 
 
 SIZES = {"baseline": (8, 64), "student1": (4, 32), "student2": (4, 16), "student3": (2, 12)}

@@ -21,8 +21,6 @@ SCALES = "scales"
 DTYPES = {"float32": "F32", "int8": "I8", "float64": "F64"}
 LARGEST_BYTES = 1 << 26  # of a checkpoint: two hundred times the largest that is made here
 LARGEST = 1e36  # of a weight too; 128 times as much is still a float32
-DAMAGE = (SafetensorError, OSError, ValueError, TypeError, AttributeError, RecursionError)
-UNFINISHED = ".unfinished"
 
 
 class FileError(ValueError):
@@ -31,7 +29,7 @@ class FileError(ValueError):
 
 def write_atomic(path: Path, content: bytes) -> None:
     """The whole content at `path`, or nothing: written beside it, synced, renamed."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
+    beside = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(beside, "wb") as file:
@@ -46,7 +44,7 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 def sweep(folder: Path) -> None:
     """Removes what killed writes left anywhere in `folder`. Call it where nobody else writes."""
-    for path in folder.rglob(f".*{UNFINISHED}"):
+    for path in folder.rglob(".*.unfinished"):
         path.unlink(missing_ok=True)
 
 
@@ -60,20 +58,18 @@ def write_json(path: Path, values: dict) -> None:
 def read_json(path: Path, remedy: str) -> dict:
     """The object in a JSON file, or `FileError` with the remedy, for instance a command."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(values, dict):
-            raise ValueError("it holds no object")
+        if isinstance(values := json.loads(path.read_text(encoding="utf-8")), dict):
+            return values
+        raise ValueError("it holds no object")
     except FileNotFoundError:
         raise FileError(f"{path} is not there; {remedy}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise FileError(f"{path} cannot be read ({error}); {remedy}") from None
-    return values
 
 
 def write_checkpoint(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
     """A checkpoint, its header sorted: the safetensors library shuffles the metadata."""
-    header = {"__metadata__": dict(sorted({"format": FORMAT, **metadata}.items()))}
-    content = b""
+    header, content = {"__metadata__": dict(sorted({"format": FORMAT, **metadata}.items()))}, b""
     for name in sorted(arrays, key=lambda n: (-arrays[n].itemsize, n)):  # so that all are aligned
         array, start = arrays[name], len(content)
         content += array.tobytes()
@@ -98,17 +94,23 @@ def read_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
                 raise ValueError(f"its format is {metadata.get('format')}; train it anew")
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         _check(arrays, metadata)
-    except DAMAGE as error:
+    except (
+        SafetensorError,
+        OSError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise FileError(f"{path}: {' '.join(str(error).split())}") from None
     return arrays, metadata
 
 
 def _check(arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
-    shapes = Architecture.from_json(metadata.get("architecture", "")).shapes()
     int8, expected, scales = metadata.get("int8"), {}, 0
     if int8 not in (None, "dynamic", "static"):
         raise ValueError(f"int8 is {int8!r}; it must be dynamic or static")
-    for name, shape in shapes.items():
+    for name, shape in Architecture.from_json(metadata.get("architecture", "")).shapes().items():
         is_int8 = int8 and "weight" in name and (int8 == "static" or "convolution" not in name)
         expected[name] = shape, "int8" if is_int8 else "float32"
         scales += (shape[0] if "convolution" in name else 1) if is_int8 else 0

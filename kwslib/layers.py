@@ -1,7 +1,7 @@
 """What a step of a stream computes: log-mels, GRU layers, attention and classifier. NumPy alone.
 
-Arrays are small, so calls cost more than arithmetic. Therefore all windows that overlap (11) are
-columns of one array, a bias is the weight of a 1 beside the values, and arrays are made once.
+Calls cost more than arithmetic on small arrays. So all windows that overlap (11) are columns of
+one array, a bias is the weight of a 1 beside the values, and arrays are made once.
 """
 
 import math
@@ -25,9 +25,8 @@ class LogMels:
         self._hann = front_end.window() * np.float32(front_end.window_samples / FULL_SCALE)
         self._windowed = np.zeros(self._frames.shape, np.float32)
         self._spectra = np.zeros((len(out), front_end.bins), np.complex64)
-        # (frames, 2 * bins): real and imaginary parts in turn, so that each filter stands twice
-        self._parts = self._spectra.view(np.float32)
-        self._filters = np.repeat(front_end.filters(), 2, axis=0)
+        self._parts = self._spectra.view(np.float32)  # (frames, 2 * bins): real, imaginary in turn
+        self._filters = np.repeat(front_end.filters(), 2, axis=0)  # so each stands twice
         limits = front_end.floor, front_end.ceiling, front_end.centre, front_end.spread
         self._limits, self._out = [np.array(limit, np.float32) for limit in limits], out
 
@@ -46,9 +45,7 @@ class LogMels:
 
 class GruLayer:
     """A GRU layer for all windows. Of its input x and its state h, biases left out:
-
         r, z = sigmoid(x W + h U),  n = tanh(x W_n + r (h U_n)),  h' = n + z (h - n)
-
     sigmoid(a) is (1 + t) / 2 with t = tanh(a / 2), so r (h U_n) is b + t b with b = h U_n / 2.
     """
 
@@ -64,12 +61,10 @@ class GruLayer:
         below = self.input_weights[: -1 if layer else 0]
         to_rzn = np.vstack([hidden / 2, self.input_weights[-1], below])
         to_b = np.vstack([hidden, hidden_bias, np.zeros_like(below)])[:, -size:] / 2
-        read = np.hstack([to_rzn, to_b])
-        self._weights = read.T
-        # (3 * size,): in the place of its biases, what the step's input adds in all windows
-        self.from_input = read[size, : 3 * size]
-        own = len(states) - (layer + 1) * (size + 1)
-        self._read, self._hidden = states[own : own + len(read)], states[own : own + size]
+        self._weights = np.hstack([to_rzn, to_b]).T
+        self.from_input = self._weights[: 3 * size, size]  # no bias: what a step's input adds
+        own = states[-(layer + 1) * (size + 1) :]
+        self._read, self._hidden = own[: self._weights.shape[1]], own[:size]
         self._products = np.zeros((4 * size, states.shape[1]), np.float32)
         self._gates, self._split = self._products[: 2 * size], np.split(self._products, 4)
 
@@ -139,7 +134,7 @@ def fold_convolution(weights: dict, a: Architecture, inputs: np.ndarray) -> np.n
     maps = inputs[:-1].astype(float).reshape(a.channels, a.conv_mels, -1)
     folded = np.zeros((a.kernel[1], a.front_end.mels, inputs.shape[1]))
     for row in range(a.conv_mels):
-        mels = slice(row * a.stride[0], row * a.stride[0] + a.kernel[0])
-        folded[:, mels] += np.einsum("cmf,co->fmo", kernel, maps[:, row])
+        first = row * a.stride[0]
+        folded[:, first : first + a.kernel[0]] += np.einsum("cmf,co->fmo", kernel, maps[:, row])
     bias = np.einsum("c,cmo->o", weights["convolution.bias"], maps) + inputs[-1]
     return np.vstack([folded.reshape(-1, len(bias)), bias]).astype(np.float32)

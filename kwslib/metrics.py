@@ -66,9 +66,7 @@ def threshold_at(labels, scores, false_accept_rate: float = 1e-3) -> float:
 
 def au_fa_fr(labels, scores, weights=None):
     """Area under misses over false accepts, both as shares of all n clips: the study's measure.
-
         sum over neighbours of the thresholds 0, every score, 1 of (FA_i - FA_j) (M_i + M_j) / 2 n^2
-
     But for scores of exactly 1 it is (1 - AUC) P N / n^2, so it compares within a corpus only."""
     _, false_accepts, misses = error_curve(labels, scores, weights)
     clips = false_accepts[..., 0] + misses[..., -1]
@@ -124,8 +122,8 @@ def _bootstrap(statistic: Callable, labels, speakers, exact) -> Estimate:
         values.extend(statistic(weights=weights))
     values = np.sort(values)[: np.sum(~np.isnan(values))]  # NaN are sorted to the end
     if len(values) and values[0] < values[-1]:
-        ends.append(float(np.quantile(values, 0.025, method="lower")))
-        ends.append(float(np.quantile(values, 0.975, method="higher")))
+        cuts = (0.025, "lower"), (0.975, "higher")
+        ends += [float(np.quantile(values, share, method=side)) for share, side in cuts]
     return Estimate(value, min(ends, default=None), max(ends, default=None))
 
 
@@ -150,9 +148,8 @@ def verdict(estimate: Estimate) -> str:
 
 def poisson_interval(count: int, exposure: float) -> tuple[float, float]:
     """Exact 95 % interval of a rate, `count` events in `exposure` (Garwood 1936)."""
-    quantile = scipy.stats.chi2.ppf
-    low = quantile(0.025, 2 * count) / 2 if count else 0.0
-    return float(low / exposure), float(quantile(0.975, 2 * count + 2) / 2 / exposure)
+    low = scipy.stats.chi2.ppf(0.025, 2 * count) / 2 if count else 0.0
+    return float(low / exposure), float(scipy.stats.chi2.ppf(0.975, 2 * count + 2) / 2 / exposure)
 
 
 def binomial_interval(count: int, trials: int) -> tuple[float, float]:

@@ -52,13 +52,11 @@ def quantize_static(model: models.CRNN, log_mels: torch.Tensor) -> ClipByClip:
     weight = ao.PerChannelMinMaxObserver.with_args(
         dtype=torch.qint8, qscheme=torch.per_channel_symmetric, quant_min=-63, quant_max=63
     )
-    with warnings.catch_warnings(action="ignore"):
+    with warnings.catch_warnings(action="ignore"), torch.inference_mode():
         wrapped = ao.QuantWrapper(copy.deepcopy(model.convolution)).eval()
-        activation = ao.HistogramObserver.with_args(dtype=torch.quint8)
-        wrapped.qconfig = ao.QConfig(activation=activation, weight=weight)
+        wrapped.qconfig = ao.QConfig(ao.HistogramObserver.with_args(dtype=torch.quint8), weight)
         ao.prepare(wrapped, inplace=True)
-        with torch.inference_mode():
-            wrapped(log_mels[:, None])
+        wrapped(log_mels[:, None])
         ao.convert(wrapped, inplace=True)
     quantized.convolution = wrapped
     return quantized
@@ -97,12 +95,11 @@ def load(path: Path) -> models.CRNN:
     quantized = quantize_dynamic(models.CRNN(architecture))
     stored = {name: torch.from_numpy(value) for name, value in arrays.items()}
     for name, scales in files.split_scales(arrays).items():
-        weight, zeros = stored[name], torch.zeros(len(scales), dtype=torch.int64)
-        if weight.ndim < 4:
-            stored[name] = torch._make_per_tensor_quantized_tensor(weight, float(scales[0]), 0)
-        else:
-            many = torch.from_numpy(scales), zeros, 0  # along the first axis
-            stored[name] = torch._make_per_channel_quantized_tensor(weight, *many)
+        quantize, scale = torch._make_per_tensor_quantized_tensor, (float(scales[0]), 0)
+        if stored[name].ndim == 4:  # a scale for each place along the first axis
+            quantize = torch._make_per_channel_quantized_tensor
+            scale = torch.from_numpy(scales), torch.zeros(len(scales), dtype=torch.int64), 0
+        stored[name] = quantize(stored[name], *scale)
     names = [*quantized.gru.get_weight(), *quantized.gru.get_bias()]
     quantized.gru.set_weight_bias({name: stored[f"gru.{name}"] for name in names})
     for name in LINEAR:

@@ -18,11 +18,9 @@ from .layers import FULL_SCALE, LogMels, Windows
 
 
 class Stream:
-    """A keyword spotter on one stream. Do not copy one: arrays are views of each other.
-
-    A step makes as many frames as the convolution moves on, and ends where a kernel ends. So the
-    first steps also make frames from before the stream. No window that is reported holds them.
-    """
+    """A keyword spotter on one stream. Do not copy one: arrays are views of each other. A step
+    makes as many frames as the convolution moves on, and ends where a kernel ends. So the first
+    steps also make frames from before the stream. No window that is reported holds them."""
 
     def __init__(self, architecture: Architecture, weights: dict[str, np.ndarray]):
         """weights: float32 arrays, see `files.float_weights`. `ValueError`: cannot be streamed."""
@@ -46,17 +44,17 @@ class Stream:
     def load(cls, path: Path) -> "Stream":
         """The stream of a checkpoint, float or int8, or `FileError`."""
         arrays, metadata = files.read_checkpoint(path)
-        architecture = Architecture.from_json(metadata["architecture"])
         try:
-            return cls(architecture, files.float_weights(arrays))
+            return cls(
+                Architecture.from_json(metadata["architecture"]), files.float_weights(arrays)
+            )
         except ValueError as error:
             raise files.FileError(f"{path}: {error}") from None
 
     def reset(self) -> None:
         """Forgets everything; the next sample is at 0 s."""
         self._heard, self._step, self._is_over = 0, 0, False  # samples, steps
-        self._waiting = self._before  # samples that wait for the next step
-        self._samples[:] = 0
+        self._waiting, self._samples[:] = self._before, 0  # samples that wait for the next step
         self._windows.reset()
 
     @property
@@ -77,11 +75,10 @@ class Stream:
     def flush(self) -> np.ndarray:
         """Ends the stream and returns its last rows, with the last half frame reflected, as offline
         framing does. Before the next sample, reset."""
-        rows = self.feed(self._samples[:0])
+        rows, self._is_over = self.feed(self._samples[:0]), True
         if self._heard > self._half:
             tail = self._samples[: self._waiting][-2 : -self._half - 2 : -1]
             rows = np.concatenate([rows, self._hear(tail.copy())])
-        self._is_over = True
         return rows
 
     def score(self, samples: np.ndarray, chunk: int = 1280) -> np.ndarray:

@@ -18,13 +18,14 @@ from tqdm import tqdm
 from . import espeak
 from .audio import SAMPLE_RATE_HZ, to_int16
 
+# Lists: words, sound_alikes, talk, accents, voices
+LISTS = json.loads(Path(__file__).with_name("words.json").read_text("utf-8"))
 VERSION = 5  # raise it with every change that changes the corpus
 KEYWORD = "sheila"
 SPEAKERS, TALKERS = 300, 10  # talkers have voices of their own, for talk and babble
 TAKES, WORDS_SAID, ALIKE_SAID = 3, 14, 2  # clips of a speaker, beside the cut-off
 CUT_OFF = {"shee": (0.0, 0.55), "eela": (0.4, 1.0)}  # folder -> part of the keyword's length
 GROUPS = 25  # of voices; no group speaks in two folds, nor in the official test part and outside it
-BESIDE_CLIPS, UNDER_CLIPS = 2, 3  # seeds of noises
 # Ends of uniform draws. They set how hard the corpus is: clean words tell no two networks apart, at
 # 0 dB none learns them. `stretch` is of time and (inversely) of frequencies.
 OF_SPEAKER = {"rate_wpm": (115, 215), "pitch": (20, 80), "stretch": (0.92, 1.1)}
@@ -49,17 +50,11 @@ class Speaker:
         return soxr.resample(spoken, espeak.RATE_HZ, SAMPLE_RATE_HZ * self.stretch)
 
 
-@functools.cache
-def words() -> dict[str, list[str]]:
-    """The lists of words.json: words, sound_alikes, talk, accents, voices."""
-    return json.loads(Path(__file__).with_name("words.json").read_text("utf-8"))
-
-
 def make(root: Path, fold_of, official_part, speakers=SPEAKERS) -> None:
     """Writes the corpus below `root`, an empty folder. The rules give a name's fold and part."""
-    for folder in [*words()["words"], *words()["sound_alikes"], *CUT_OFF, "_background_noise_"]:
+    for folder in [*LISTS["words"], *LISTS["sound_alikes"], *CUT_OFF, "_background_noise_"]:
         (root / folder).mkdir()
-    for name, noise in noises(0.5, BESIDE_CLIPS).items():
+    for name, noise in noises(0.5, 2).items():
         wavfile.write(root / "_background_noise_" / f"{name}.wav", SAMPLE_RATE_HZ, noise)
     jobs = [(root, speaker) for speaker in draw(speakers, fold_of, official_part)]
     list(tqdm(espeak.run(_write_clips, jobs), "speakers of embedded", speakers, disable=None))
@@ -81,16 +76,16 @@ def talkers() -> list[Speaker]:
 
 
 def _speaker(name: str, number: int, places: slice) -> Speaker:
-    generator, voices = np.random.default_rng(number), words()["voices"][places]
-    voice = f"{generator.choice(words()['accents'])}+{generator.choice(voices)}"
+    generator, voices = np.random.default_rng(number), LISTS["voices"][places]
+    voice = f"{generator.choice(LISTS['accents'])}+{generator.choice(voices)}"
     return Speaker(name, number, voice, *(generator.uniform(*e) for e in OF_SPEAKER.values()))
 
 
 def _write_clips(root: Path, speaker: Speaker) -> None:
     """Words are dealt to the speakers like cards."""
-    others = [word for word in words()["words"] if word != KEYWORD]
+    others = [word for word in LISTS["words"] if word != KEYWORD]
     said = np.roll(others, -speaker.number * WORDS_SAID)[:WORDS_SAID]
-    alike = np.roll(words()["sound_alikes"], -speaker.number * ALIKE_SAID)[:ALIKE_SAID]
+    alike = np.roll(LISTS["sound_alikes"], -speaker.number * ALIKE_SAID)[:ALIKE_SAID]
     for clip, folder in enumerate([*[KEYWORD] * TAKES, *said, *alike, *CUT_OFF]):
         samples = say_clip(speaker, folder, np.random.default_rng([speaker.number, clip]))
         path = root / folder / f"{speaker.name}_nohash_{clip if folder == KEYWORD else 0}.wav"
@@ -116,7 +111,7 @@ def record(dry: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     echo = generator.standard_normal(8000) * 10 ** (-3 * np.arange(8000) / SAMPLE_RATE_HZ / echo_s)
     echo *= 10 ** (echo_db / 20) / np.linalg.norm(echo)
     wet = dry + fftconvolve(dry, echo)[: len(dry)]
-    noise = noises(0.5, UNDER_CLIPS)[generator.choice(["white", "pink", "babble"])]
+    noise = noises(0.5, 3)[generator.choice(["white", "pink", "babble"])]
     under = noise[generator.integers(len(noise) - len(dry)) :][: len(dry)]
     power = np.mean(wet[dry != 0] ** 2) / 10 ** (snr_db / 10)
     mixed = wet + np.sqrt(power / np.var(under)) * under
@@ -127,11 +122,11 @@ def record(dry: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 def noises(minutes: float, seed: int) -> dict[str, np.ndarray]:
     """(samples,) int16 each: white, pink (equal power in every octave from 20 Hz), six talkers."""
     generator, samples = np.random.default_rng([seed, 0]), round(minutes * 60 * SAMPLE_RATE_HZ)
-    white, other, babble = (*generator.standard_normal((2, samples)), np.zeros(samples))
+    (white, other), babble = generator.standard_normal((2, samples)), np.zeros(samples)
     hz = np.fft.rfftfreq(samples, 1 / SAMPLE_RATE_HZ)
     pink = np.fft.irfft(np.fft.rfft(other) / np.sqrt(np.maximum(hz, 20)), samples)
     for speaker in generator.choice(talkers(), 6, replace=False):
-        said = speaker.say(" ".join(generator.choice(words()["talk"], samples // 6400)), generator)
+        said = speaker.say(" ".join(generator.choice(LISTS["talk"], samples // 6400)), generator)
         babble += np.resize(said / np.std(said), samples)
     made = {"white": white, "pink": pink, "babble": babble}
     return {name: to_int16(0.5 * noise / np.abs(noise).max()) for name, noise in made.items()}

@@ -90,14 +90,12 @@ def cut(folder: Path, corpus: Path) -> int:
     """Writes every second of recorded talk as a clip of the word `talk` into a corpus, for who has
     no recordings of other words; returns how many."""
     (corpus / "talk").mkdir(parents=True, exist_ok=True)
-    clips = [
-        (f"{name.replace('_nohash_', '_')}_nohash_{at // 16000}.wav", samples[at : at + 16000])
-        for name, samples in recordings(folder, "").speakers.items()
-        for at in range(0, len(samples) - 15999, 16000)
-    ]
-    for name, samples in clips:
-        wavfile.write(corpus / "talk" / name, audio.SAMPLE_RATE_HZ, samples)
-    return len(clips)
+    speakers = recordings(folder, "").speakers
+    for name, samples in speakers.items():
+        for second, clip in enumerate(samples[: len(samples) // 16000 * 16000].reshape(-1, 16000)):
+            path = corpus / "talk" / f"{name.replace('_nohash_', '_')}_nohash_{second}.wav"
+            wavfile.write(path, audio.SAMPLE_RATE_HZ, clip)
+    return sum(len(samples) // 16000 for samples in speakers.values())
 
 
 def espeak(keyword: str, minutes: float) -> Talk:
@@ -115,7 +113,7 @@ def _read_aloud(folder: Path, talker: synth.Speaker) -> None:
     folder.mkdir()
     lines, generator = [], np.random.default_rng(talker.number)
     for number in range(SENTENCES):
-        said = " ".join(generator.choice(synth.words()["talk"], generator.integers(8, 17)))
+        said = " ".join(generator.choice(synth.LISTS["talk"], generator.integers(8, 17)))
         spoken = talker.say(said + generator.choice([".", "?", "!"]), generator)
         pause = round(generator.uniform(0.1, 0.8) * audio.SAMPLE_RATE_HZ)
         recorded = synth.record(np.pad(spoken, (0, pause)), generator)

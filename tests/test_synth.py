@@ -75,7 +75,7 @@ def test_speakers_fill_folds_and_parts_and_no_voice_is_in_two():
 def test_every_voice_speaks_the_same_whatever_was_spoken_before():
     """espeak-ng carries phases and noise from one utterance to the next. Two of its voices use a
     noise that its seed does not govern: they are left out."""
-    voices = [f"en+{voice}" for voice in synth.words()["voices"]] + synth.words()["accents"]
+    voices = [f"en+{voice}" for voice in synth.LISTS["voices"]] + synth.LISTS["accents"]
     first = [espeak.speak("six", voice, 200, 50) for voice in voices]
     for voice, expected in reversed(list(zip(voices, first, strict=True))):
         np.testing.assert_array_equal(espeak.speak("six", voice, 200, 50), expected)
