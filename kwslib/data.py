@@ -83,12 +83,11 @@ def load(corpus: str | Path) -> Corpus:
     if name == "embedded":
         speak = partial(synth.make, fold_of=fold_of, official_part=official_part)
         root = make_folder(name, 300_000_000, speak, [synth.VERSION])
-    elif root.is_dir():
-        if name in NAMES:
-            print(f"{root.resolve()} is there: nothing is downloaded", file=sys.stderr)
+    elif root.is_dir() and name in NAMES:
+        print(f"{root.resolve()} is there: nothing is downloaded", file=sys.stderr)
     elif name in NAMES:
         root = make_folder(name, 6_000_000_000, _download) / "SpeechCommands" / name
-    else:
+    elif not root.is_dir():
         raise CorpusError(f"no folder {name!r}; a corpus is {', '.join(NAMES)}, or a folder's path")
     root = root.resolve()
     place = f"{root.name}-{hashlib.sha256(str(root).encode()).hexdigest()[:8]}"

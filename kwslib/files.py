@@ -1,9 +1,8 @@
 """Files that are there whole or not at all: JSON, and checkpoints in safetensors. No torch.
 
-A checkpoint cannot run code. Equal content makes equal bytes. The float64 array `scales` holds the
-scales of all int8 weights in the order of their names, one a tensor or one an output channel of a
-convolution: weight = int8 * scale. Metadata are strings: format, architecture, setting, int8
-("dynamic" or "static"), ranges, detector (JSON), recipe_version, inputs (JSON).
+Equal content makes equal bytes. The float64 array `scales` holds those of all int8 weights by name,
+one a tensor or one an output channel of a convolution: weight = int8 * scale. Metadata are strings:
+format, architecture, setting, int8 (dynamic or static), ranges, detector, recipe_version, inputs.
 """
 
 import json
@@ -20,6 +19,7 @@ FORMAT = "kwslib-2"
 SCALES = "scales"
 DTYPES = {"float32": "F32", "int8": "I8", "float64": "F64"}
 LARGEST_BYTES = 1 << 26  # of a checkpoint: two hundred times the largest that is made here
+DAMAGE = (SafetensorError, OSError, ValueError, TypeError, AttributeError, RecursionError)
 LARGEST = 1e36  # of a weight too; 128 times as much is still a float32
 
 
@@ -58,7 +58,8 @@ def write_json(path: Path, values: dict) -> None:
 def read_json(path: Path, remedy: str) -> dict:
     """The object in a JSON file, or `FileError` with the remedy, for instance a command."""
     try:
-        if isinstance(values := json.loads(path.read_text(encoding="utf-8")), dict):
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(values, dict):
             return values
         raise ValueError("it holds no object")
     except FileNotFoundError:
@@ -94,14 +95,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
                 raise ValueError(f"its format is {metadata.get('format')}; train it anew")
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         _check(arrays, metadata)
-    except (
-        SafetensorError,
-        OSError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-    ) as error:
+    except DAMAGE as error:
         raise FileError(f"{path}: {' '.join(str(error).split())}") from None
     return arrays, metadata
 

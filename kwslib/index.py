@@ -97,31 +97,28 @@ def open_index(root: Path, folder: Path) -> Corpus:
         listing.append((f"{word.strip()}/{name}", place, status.st_size, status.st_mtime_ns))
     listing.sort()
     stamp = hashlib.sha256(json.dumps([VERSION, str(root), listing]).encode()).hexdigest()
-    if _read(root, folder, stamp) is None:
-        needed_bytes = sum(max(2 * CLIP_SAMPLES, row[2]) for row in listing)
-        with replace_folder(folder, needed_bytes) as staging:
-            _write(root, listing, staging, stamp)
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
+        return _read(root, folder, stamp)
+    needed_bytes = sum(max(2 * CLIP_SAMPLES, row[2]) for row in listing)
+    with replace_folder(folder, needed_bytes) as staging:
+        _write(root, listing, staging, stamp)
     return _read(root, folder, stamp)
 
 
-def _read(root: Path, folder: Path, stamp: str) -> Corpus | None:
-    """None where the index is of other recordings, or damaged."""
-    try:
-        found = json.loads((folder / "index.json").read_text("utf-8"))
-        ids, noises, rejected = found["ids"], found["background"], found["rejected"]
-        ends = np.cumsum([len(ids) * CLIP_SAMPLES, *noises.values()])
-        samples = np.memmap(folder / "samples.int16", np.int16, "r")
-        if found["stamp"] != stamp or len(samples) != ends[-1]:
-            return None
-        clips, *pieces = np.split(samples, ends[:-1])
-        words = [one.split("/")[0] for one in ids]
-        named = [re.fullmatch(r"(.+)/(?:\1_)?(.+)_nohash_\d+", one) for one in ids]
-        names = map(np.array, (ids, words, [match[2] if match else "" for match in named]))
-        background = {n.split("/")[1]: piece for n, piece in zip(noises, pieces, strict=True)}
-        clips = clips.reshape(-1, CLIP_SAMPLES)
-        return Corpus(root.name, root, found["digest"], *names, clips, background, rejected)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return None
+def _read(root: Path, folder: Path, stamp: str) -> Corpus:
+    found = json.loads((folder / "index.json").read_text("utf-8"))
+    ids, noises = found["ids"], found["background"]
+    ends = np.cumsum([len(ids) * CLIP_SAMPLES, *noises.values()])
+    samples = np.memmap(folder / "samples.int16", np.int16, "r")
+    if found["stamp"] != stamp or len(samples) != ends[-1]:
+        raise ValueError(f"the index {folder} is of other recordings, or damaged")
+    clips, *pieces = np.split(samples, ends[:-1])
+    words = [one.split("/")[0] for one in ids]
+    named = [re.fullmatch(r"(.+)/(?:\1_)?(.+)_nohash_\d+", one) for one in ids]
+    names = map(np.array, (ids, words, [match[2] if match else "" for match in named]))
+    background = {n.split("/")[1]: piece for n, piece in zip(noises, pieces, strict=True)}
+    arrays = *names, clips.reshape(-1, CLIP_SAMPLES), background
+    return Corpus(root.name, root, found["digest"], *arrays, found["rejected"])
 
 
 def _write(root: Path, listing: list, staging: Path, stamp: str) -> None:

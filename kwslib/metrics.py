@@ -122,8 +122,8 @@ def _bootstrap(statistic: Callable, labels, speakers, exact) -> Estimate:
         values.extend(statistic(weights=weights))
     values = np.sort(values)[: np.sum(~np.isnan(values))]  # NaN are sorted to the end
     if len(values) and values[0] < values[-1]:
-        cuts = (0.025, "lower"), (0.975, "higher")
-        ends += [float(np.quantile(values, share, method=side)) for share, side in cuts]
+        ends.append(float(np.quantile(values, 0.025, method="lower")))
+        ends.append(float(np.quantile(values, 0.975, method="higher")))
     return Estimate(value, min(ends, default=None), max(ends, default=None))
 
 

@@ -52,7 +52,7 @@ def quantize_static(model: models.CRNN, log_mels: torch.Tensor) -> ClipByClip:
     weight = ao.PerChannelMinMaxObserver.with_args(
         dtype=torch.qint8, qscheme=torch.per_channel_symmetric, quant_min=-63, quant_max=63
     )
-    with warnings.catch_warnings(action="ignore"), torch.inference_mode():
+    with warnings.catch_warnings(action="ignore"), torch.no_grad():
         wrapped = ao.QuantWrapper(copy.deepcopy(model.convolution)).eval()
         wrapped.qconfig = ao.QConfig(ao.HistogramObserver.with_args(dtype=torch.quint8), weight)
         ao.prepare(wrapped, inplace=True)

@@ -43,11 +43,9 @@ class Stream:
     @classmethod
     def load(cls, path: Path) -> "Stream":
         """The stream of a checkpoint, float or int8, or `FileError`."""
-        arrays, metadata = files.read_checkpoint(path)
+        arrays, stated = files.read_checkpoint(path)
         try:
-            return cls(
-                Architecture.from_json(metadata["architecture"]), files.float_weights(arrays)
-            )
+            return cls(Architecture.from_json(stated["architecture"]), files.float_weights(arrays))
         except ValueError as error:
             raise files.FileError(f"{path}: {error}") from None
 
