@@ -1,7 +1,3 @@
-"""Small keyword spotting: train a CRNN with attention, stream it, distil it, quantize it, compare.
-
-CONTRIBUTING.md lists the modules in the order in which data flows; each imports only from those
-before it. Importing the package imports none of them.
-"""
+"""Small keyword spotting: a CRNN with attention, trained, streamed, distilled and quantized."""
 
 __version__ = "0.1.0"
