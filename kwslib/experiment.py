@@ -41,6 +41,7 @@ class Experiment:
         self.labels = self.corpus.labels(p.keyword)
         self.folds = data.split(self.corpus, p.keyword, p.split, p.seed)
         self.tested = np.sort(np.concatenate([fold.test for fold in self.folds]))
+        self.noises = list(self.corpus.background.values())
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self._talk = Path(p.talk) if p.talk else talk.find(self.corpus.root, "talk")
         self.run = Run(p)
@@ -72,12 +73,10 @@ class Experiment:
 
     @functools.cached_property
     def pool(self) -> ClipPool:
-        noises = list(self.corpus.background.values())
-        return ClipPool(self.corpus.clips, noises, ARCHITECTURES["baseline"], self.device)
+        return ClipPool(self.corpus.clips, self.noises, ARCHITECTURES["baseline"], self.device)
 
     @functools.cached_property
-    def spans(self) -> np.ndarray:
-        """(clips, 2) samples, where the words lie."""
+    def spans(self) -> np.ndarray:  # (clips, 2) samples, where the words lie
         return np.array([tracks.word_span(clip) for clip in self.corpus.clips])
 
     @functools.cached_property
@@ -87,13 +86,12 @@ class Experiment:
 
     def material(self, fold: int, part: str) -> tracks.Material:
         """What tracks of a part ('train', 'test') of a fold are made of, with talk that trains."""
-        clips, c = getattr(self.folds[fold], part), self.corpus
+        clips = getattr(self.folds[fold], part)
         others, keyword = (clips[self.labels[clips] == label] for label in (0, 1))
         groups = [n for n in range(GROUPS) if n not in (fold, (fold + 1) % GROUPS)]
         heard = [said for group in groups for said in self.talk_groups[group].values()]
         heard += list(self.read.speakers.values()) if self._talk else []
-        noises = list(c.background.values())
-        return tracks.Material(c.clips, self.spans, keyword, others, noises, heard)
+        return tracks.Material(self.corpus.clips, self.spans, keyword, others, self.noises, heard)
 
     def about(self) -> str:
         """The run in one Markdown paragraph, warnings first."""
@@ -125,9 +123,8 @@ class Experiment:
         p = self.parameters
         known = {"setting": str(setting), "corpus": self.corpus.digest, "keyword": p.keyword}
         known |= {"profile": p.profile, "split": p.split, "seed": p.seed, "fold": fold}
-        if setting.is_stream:
-            known |= {"talk": self.talk.digest, "read": self.read.digest}
-        return known
+        heard = {"talk": self.talk.digest, "read": self.read.digest} if setting.is_stream else {}
+        return known | heard
 
     def train(self, setting: Setting) -> pandas.DataFrame:
         """Trains a setting in every fold where that is not yet done; returns its history."""
@@ -141,10 +138,8 @@ class Experiment:
             return False
         torch.set_num_threads(1)  # two threads on two cores wait for each other
         recipe, seed = self.recipe(setting), 1000 * self.parameters.seed + fold
-        start, teacher = (
-            other and self.load(other, fold).to(self.device)
-            for other in (training.start_of(setting), training.teacher_of(setting))
-        )
+        others = training.start_of(setting), training.teacher_of(setting)
+        start, teacher = (each and self.load(each, fold).to(self.device) for each in others)
         model = start or models.build(setting.architecture, seed).to(self.device)
         told, made = f"{setting} fold {fold}, {recipe.epochs} epochs:", None
         say = functools.partial(print, told, file=sys.stderr, flush=True)
@@ -163,9 +158,7 @@ class Experiment:
     def is_trained(self, setting: Setting, fold: int) -> bool:
         """Whether the checkpoint of a setting is there, whole, and of these inputs."""
         try:
-            path = self.run.checkpoint(setting, fold)
-            _, metadata = files.read_checkpoint(path)
-            models.load(path)
+            _, metadata = files.read_checkpoint(self.run.checkpoint(setting, fold))
             epochs = pandas.read_csv(self.run.path("history", setting, "csv", fold))["epoch"]
         except (ValueError, OSError, KeyError):
             return False
@@ -181,13 +174,12 @@ class Experiment:
     def quantize(self, setting: Setting) -> None:
         """Makes an int8 setting's checkpoints; static ranges come from 1,024 training clips."""
         for fold, parts in enumerate(self.folds):
-            model = self.load(setting.float, fold)
+            model, path = self.load(setting.float, fold), self.run.checkpoint(setting, fold)
             if setting.int8 == "static":
                 clips = np.random.default_rng(0).permutation(parts.train)[:1024]
                 made = quantization.quantize_static(model, self.pool.log_mels(np.sort(clips)).cpu())
             else:
                 made = quantization.quantize_dynamic(model)
-            path = self.run.checkpoint(setting, fold)
             quantization.save(path, made, **self._metadata(setting, fold))
 
     def load(self, setting: Setting, fold: int = 0) -> torch.nn.Module:
@@ -197,18 +189,16 @@ class Experiment:
     def measure(self, setting: Setting) -> dict:
         """Scores every tested clip by its fold's network; writes and returns the metrics."""
         probabilities, of_fold = np.zeros(len(self.corpus)), np.zeros(len(self.corpus), np.int64)
-        for number, fold in enumerate(self.folds):
-            model = self.load(setting, number)
-            probabilities[fold.test] = training.probabilities(model, self.pool, fold.test)
-            of_fold[fold.test] = number
+        for fold, (_, test) in enumerate(self.folds):
+            probabilities[test] = training.probabilities(self.load(setting, fold), self.pool, test)
+            of_fold[test] = fold
         at = self.tested
         labels, scores, speakers = self.labels[at], probabilities[at], self.corpus.speakers[at]
         found = {"ids": self.corpus.ids[at], "labels": labels, "folds": of_fold[at]}
         self.run.write_scores(setting, **found, probabilities=scores)
         versus = self.compare(setting, BASELINE)
         versus |= {"verdict": metrics.verdict(versus["missed"])}
-        checkpoints = (self.run.checkpoint(each) for each in (BASELINE, setting))
-        base, costs = map(cost.of_checkpoint, checkpoints)
+        base, costs = (cost.of_checkpoint(self.run.checkpoint(s)) for s in (BASELINE, setting))
         provenance = self.inputs(setting, 0) | {"compute": self.device} | runs.provenance()
         values = {
             "schema": 2,
@@ -239,8 +229,7 @@ class Experiment:
         return {n: metrics.ratio(m, labels, *pair, speakers) for n, m in measures.items()}
 
 
-# The last one is kept: a worker trains many settings of one run.
-open_cached = functools.lru_cache(maxsize=1)(Experiment)
+open_cached = functools.lru_cache(maxsize=1)(Experiment)  # a worker trains many settings of a run
 
 
 def evaluate(checkpoint: Path, corpus: str, keyword: str, split: str, seed: int, fold: int) -> dict:

@@ -23,12 +23,9 @@ from .models import CRNN
 from .streaming import Stream
 from .tracks import Track
 
-SMOOTHING = (1, 2, 3, 5, 8)  # steps that are tried
-CHOSEN_PER_HOUR = 1.0  # false accepts at which thresholds are chosen
 OVER_DB = 10  # of the keyword over speech
 NOISE_MINUTES = {"smoke": 0.1, "quick": 0.5, "full": 4}  # of each kind, for each fold
-READ_SPEECH = ("talk", "continuous speech")
-FREE = (*READ_SPEECH, "words", "noise", "read speech")  # of the keyword
+FREE = ("talk", "continuous speech", "words", "noise", "read speech")  # of the keyword
 THRESHOLDS = 1 / (1 + np.exp(-np.linspace(-4, 12, 97)))  # of the curve
 AROUND = 14  # words before and after the keyword of the demo
 WAYS = {"window": CRNN.windows, "carried": CRNN.carried}  # to hear the demo
@@ -48,7 +45,7 @@ def judge(experiment: Experiment, setting: Setting) -> dict:
             times, probabilities = stream.score(track.samples, chunk=SAMPLE_RATE_HZ).T
             smoothed = detector.smoothed(probabilities)
             heard.setdefault(name, []).append((detector, times, smoothed, track))
-    heard["read speech"] = [part for name in READ_SPEECH for part in heard.get(name, [])]
+    heard["read speech"] = heard.get("talk", []) + heard.get("continuous speech", [])
     totals = {name: _total(parts) for name, parts in heard.items()}
     values = {
         "setting": str(setting),
@@ -74,12 +71,10 @@ def choose(experiment: Experiment, streams: list[Stream]) -> list[Detector]:
         track = tracks.between_words(replace(material, keyword=some), 1)
         spoken.append((*stream.score(track.samples).T, track))
     tried = []
-    for smoothing in SMOOTHING:
+    for smoothing in (1, 2, 3, 5, 8):  # steps
         detectors = [_detector(talk, fold, smoothing) for fold in range(len(streams))]
-        parts = [
-            (detector, times, detector.smoothed(probabilities), track)
-            for detector, (times, probabilities, track) in zip(detectors, spoken, strict=True)
-        ]
+        scored = zip(detectors, spoken, strict=True)
+        parts = [(own, times, own.smoothed(p), track) for own, (times, p, track) in scored]
         tried.append((_total(parts).misses, smoothing, detectors))
     return min(tried, key=lambda row: row[:2])[2]
 
@@ -91,8 +86,8 @@ def _detector(talk: list[list[np.ndarray]], fold: int, smoothing: int) -> Detect
     scored = [(r[:, 0], smooth.smoothed(r[:, 1])) for r in rows if len(r)]
     if not scored:
         return smooth
-    hours = sum(times[-1] for times, _ in scored) / 3600
-    return replace(smooth, threshold=events.threshold_at(scored, int(CHOSEN_PER_HOUR * hours)))
+    hours = sum(times[-1] for times, _ in scored) / 3600  # one false accept in each
+    return replace(smooth, threshold=events.threshold_at(scored, int(hours)))
 
 
 def audio(experiment: Experiment, fold: int) -> dict[str, Track]:
@@ -122,8 +117,7 @@ def _total(parts: list[tuple], threshold: float | None = None) -> Outcome:
     total = Outcome(0, 0, 0, 0.0, ())
     for detector, times, smoothed, track in parts:
         own = detector if threshold is None else replace(detector, threshold=threshold)
-        found_s = times[own.find(times, smoothed)]
-        total += events.outcome(found_s, track.words, track.hours)
+        total += events.outcome(times[own.find(times, smoothed)], track.words, track.hours)
     return total
 
 
@@ -141,11 +135,10 @@ def _missed(o: Outcome) -> dict:
 
 def _curve(spoken: list[tuple], speech: list[tuple]) -> dict[str, list[float]]:
     """Share missed and false accepts an hour at thresholds that are the same for all folds."""
-    curve = {"threshold": THRESHOLDS.tolist(), "missed": [], "false_accepts_per_hour": []}
-    for threshold in curve["threshold"]:
-        missed, accepts = (_total(parts, threshold) for parts in (spoken, speech))
-        curve["missed"].append(missed.misses / missed.words)
-        curve["false_accepts_per_hour"].append(accepts.false_accepts / accepts.hours)
+    curve = {"threshold": THRESHOLDS.tolist()}
+    missed, accepts = ([_total(parts, t) for t in THRESHOLDS] for parts in (spoken, speech))
+    curve["missed"] = [total.misses / total.words for total in missed]
+    curve["false_accepts_per_hour"] = [total.false_accepts / total.hours for total in accepts]
     return curve
 
 
@@ -168,8 +161,7 @@ def demo(experiment: Experiment, fold: int = 0, seed: int = 0) -> Demo:
     generator = np.random.default_rng([experiment.parameters.seed, 31, seed])
     others = generator.choice(material.others, count, replace=len(material.others) < count)
     order = np.insert(others, AROUND, generator.choice(material.keyword))
-    names = experiment.corpus.words[order].tolist()
-    words = [(name, float(second)) for second, name in enumerate(names)]
+    words = [(name, float(s)) for s, name in enumerate(experiment.corpus.words[order].tolist())]
     return Demo(material.clips[order].reshape(-1), float(AROUND), float(AROUND + 1), words)
 
 

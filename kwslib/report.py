@@ -53,9 +53,8 @@ def stages_named(only: list[str] | None) -> list[str]:
 
 
 def run_chain(parameters: Parameters, only=None, force=False, workers=1, scheduler=None, say=print):
-    """Trains and runs what is not up to date, writes the pages; returns the path of index.html.
-    only: stages by name or number, None for all; force: also what is up to date; workers,
-    scheduler: as in `tasks.train_all`; say: is called with each line."""
+    """Trains and runs what is not up to date, or all with `force`; returns the path of index.html.
+    only: as in `stages_named`; workers, scheduler: as in `tasks.train_all`; say: gets each line."""
     chosen = stages_named(only)
     from . import experiment, tasks, training
 
@@ -77,8 +76,7 @@ def run_chain(parameters: Parameters, only=None, force=False, workers=1, schedul
         made = [setting_named(name).float for stage in due for name in STAGES[stage]]
         tasks.train_all(parameters, made, workers, scheduler, say)
         for number, stage in enumerate(chosen, start=1):
-            state = "running" if stage in due else "up to date"
-            say(f"[{number}/{len(chosen)}] {stage}: {state}")
+            say(f"[{number}/{len(chosen)}] {stage}: {'running' if stage in due else 'up to date'}")
             if stage in due:
                 _run_stage(run, stage)
                 run.write(stages=run.read()["stages"] | {stage: _known(run, stage, inputs)})
@@ -171,20 +169,18 @@ def _kernel_class(folder: Path) -> type:
     from jupyter_client import AsyncKernelManager
     from jupyter_client.kernelspec import KernelSpec
 
-    command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    command.append("--log-level=ERROR")
-    environment = KERNEL | {"IPYTHONDIR": str(folder)}
+    argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    settings = KERNEL | {"IPYTHONDIR": str(folder)}
 
     class Kernel(AsyncKernelManager):
-        kernel_spec = KernelSpec(argv=command, language="python", env=environment)
+        kernel_spec = KernelSpec(argv=[*argv, "--log-level=ERROR"], language="python", env=settings)
         connection_file = str(folder / "connection.json")
 
     return Kernel
 
 
 def write_page(run: Run, stage: str, notebook) -> None:
-    """The page of an executed notebook: cells with the tag `answer` first, code folded but that of
-    `shown` cells. It is one file and needs no network."""
+    """A notebook's page, one file: `answer` cells first, code folded but that of `shown` cells."""
     from nbconvert import HTMLExporter
 
     answers = [cell for cell in notebook.cells if "answer" in cell.metadata.get("tags", [])]
@@ -192,13 +188,9 @@ def write_page(run: Run, stage: str, notebook) -> None:
     notebook.cells = rest[:1] + answers + rest[1:]
     options = {"extra_template_basedirs": [str(TEMPLATE.parent)], "template_name": TEMPLATE.name}
     exporter = HTMLExporter(exclude_input_prompt=True, exclude_output_prompt=True, **options)
-    values = {
-        "stages": list(STAGES),
-        "stage": stage,
-        "lead": 1 + len(answers),
-        "footing": _footing(run),
-    }
-    values["metadata"] = {"title": rest[0].source.splitlines()[0].lstrip("# ")}
+    title = rest[0].source.splitlines()[0].lstrip("# ")
+    values = {"stages": list(STAGES), "stage": stage, "lead": 1 + len(answers)}
+    values |= {"footing": _footing(run), "metadata": {"title": title}}
     body, _ = exporter.from_notebook_node(notebook, values)
     before, _, after = body.partition("<!--contents-->")
     heads = re.findall(r'<h2 id="([^"]*)">(.*?)<a class="anchor-link"', after)
@@ -216,8 +208,7 @@ def _footing(run: Run) -> str:
 
 
 def write_index(run: Run) -> Path:
-    """index.html: what was found, from the results; of pages the questions, the answers, and the
-    outputs of cells with the tag `index`."""
+    """index.html: what was found, and of each page question, answer and what is tagged `index`."""
     from jinja2 import Environment, FileSystemLoader
 
     environment = Environment(loader=FileSystemLoader(TEMPLATE), autoescape=True, trim_blocks=True)

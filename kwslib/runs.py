@@ -1,14 +1,10 @@
-"""A run and its folder: parameters are checked, files lie where everybody looks. No torch.
-
-It holds run.json and metrics, streams, history, scores, checkpoints, figures, notebooks, resume.
-"""
+"""A run and its folder: parameters are checked, files lie where everybody looks. No torch."""
 
 import contextlib
 import io
 import os
 import platform
 import re
-import shutil
 import subprocess
 import unicodedata
 from dataclasses import dataclass
@@ -99,7 +95,8 @@ def _read_json(path: Path) -> dict:
 
 
 class Run:
-    """The folder of one run: made if it is missing, refused if another run lives in it."""
+    """The folder of one run, made if it is missing, refused if another run lives in it: run.json,
+    metrics, streams, history, scores, checkpoints, figures, notebooks, resume."""
 
     def __init__(self, parameters: Parameters):
         self.parameters, self.folder = parameters, parameters.folder
@@ -114,7 +111,6 @@ class Run:
     def locked(self, name: str = ".lock", timeout_s: float = 0):
         """Holds the run; a `ParameterError` if another process does, or if nobody can."""
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
             held = FileLock(self.folder / name).acquire(timeout=timeout_s)
         except Timeout:
             raise ParameterError(f"another report is writing {self.folder}; wait for it") from None
@@ -166,13 +162,12 @@ class Run:
         0 to 1; `smaller` is of file bytes; NaN is what cannot be stated."""
         rows = []
         for found in map(self.metrics, settings):
-            versus, estimates = found["versus_baseline"], found["quality"]
+            versus, quality = found["versus_baseline"], found["quality"]
             row = found["cost"] | {"verdict": versus["verdict"], "smaller": versus["file_bytes"]}
             row |= {f"fewer_{part}": versus[f"{part}_macs"] for part in ("network", "path")}
-            row["au_fa_fr"], estimates["missed_ratio"] = estimates["au_fa_fr"], versus["missed"]
+            row["au_fa_fr"], quality["missed_ratio"] = quality["au_fa_fr"], versus["missed"]
             for name in ("missed", "one_minus_auc", "missed_ratio"):
-                ends = np.array(estimates[name], float)
-                row |= zip((name, f"{name}_low", f"{name}_high"), ends, strict=True)
+                row[name], row[f"{name}_low"], row[f"{name}_high"] = np.array(quality[name], float)
             rows.append(row)
         return pandas.DataFrame(rows, index=list(map(str, settings)))
 
@@ -192,11 +187,9 @@ class Run:
 def provenance(root: Path = ROOT) -> dict:
     """Versions, device, threads; the checkout's commit, '+' where code differs, None without."""
     versions = {"python": platform.python_version()} | {p: metadata.version(p) for p in PACKAGES}
-    found = {"versions": versions, "commit": None, "device": platform.machine()}
-    found["threads"] = os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count())
-    if shutil.which("git"):
-        asked = ("rev-parse --short=12 HEAD", "status --porcelain -- kwslib notebooks")
-        commands = (["git", "-C", root, *words.split()] for words in asked)
-        head, change = (subprocess.run(c, capture_output=True, text=True).stdout for c in commands)
-        found["commit"] = head.strip() + "+" * bool(change) or None
-    return found
+    threads = os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count())
+    asked = "git rev-parse --short=12 HEAD && git status --porcelain -- kwslib notebooks"
+    said = subprocess.run(asked, shell=True, cwd=root, capture_output=True, text=True).stdout
+    head, *changes = said.splitlines() or [""]  # a shell without git writes nothing there
+    found = {"versions": versions, "commit": head + "+" * bool(changes) or None}
+    return found | {"device": platform.machine(), "threads": threads}
