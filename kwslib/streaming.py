@@ -33,7 +33,7 @@ class LogMels:
         # The norm "forward" is the quickest. It divides by the length, so the window multiplies.
         self._hann = front_end.window() * np.float32(front_end.window_samples / FULL_SCALE)
         self._windowed = np.zeros(self._frames.shape, np.float32)
-        self._spectra = np.zeros((len(out), front_end.bins), np.complex64)
+        self._spectra = np.zeros((len(out), front_end.window_samples // 2 + 1), np.complex64)
         self._parts = self._spectra.view(np.float32)  # (frames, 2 * bins): real, imaginary in turn
         self._filters = np.repeat(front_end.filters(), 2, axis=0)  # so each stands twice
         limits = front_end.floor, front_end.ceiling, front_end.centre, front_end.spread
