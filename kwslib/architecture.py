@@ -1,8 +1,7 @@
 """The one description of a network and its front end; shapes, parameters and MACs follow from it.
 
-The network is the CRNN with attention of Shan et al. 2018 (arXiv 1803.10916) in the sizes of the
-reference study: a convolution over (mel, frame) without activation, a GRU, additive attention over
-its outputs, a classifier of two classes. Counts are for one window of one second.
+The network is the CRNN with attention of Shan et al. 2018 (arXiv 1803.10916): a convolution over
+(mel, frame) without activation, a GRU, additive attention over its outputs, a classifier.
 """
 
 import json
@@ -34,20 +33,16 @@ class FrontEnd:
         """Frames of one window: one every hop, the first centred on sample 0."""
         return self.clip_samples // self.hop_samples + 1
 
-    @property
-    def bins(self) -> int:
-        return self.window_samples // 2 + 1
-
     def window(self) -> np.ndarray:
         """(window_samples,) float32: a periodic Hann window."""
         return np.hanning(self.window_samples + 1)[:-1].astype(np.float32)
 
     def filters(self) -> np.ndarray:
         """(bins, mels) float32: triangles of height 1, even in mel = 2595 log10(1 + f / 700)."""
-        half_hz = self.sample_rate_hz / 2
+        half_hz, bins = self.sample_rate_hz / 2, self.window_samples // 2 + 1
         mels = np.linspace(0, 2595 * math.log10(1 + half_hz / 700), self.mels + 2)
         edges_hz = 700 * (10 ** (mels / 2595) - 1)
-        bins_hz, widths_hz = np.linspace(0, half_hz, self.bins)[:, None], np.diff(edges_hz)
+        bins_hz, widths_hz = np.linspace(0, half_hz, bins)[:, None], np.diff(edges_hz)
         rising = (bins_hz - edges_hz[:-2]) / widths_hz[:-1]
         falling = (edges_hz[2:] - bins_hz) / widths_hz[1:]
         return np.maximum(0, np.minimum(rising, falling)).astype(np.float32)
@@ -56,7 +51,7 @@ class FrontEnd:
         """Multiply-accumulates of a window's log-mels. A frame of n samples takes n for the Hann
         window, n log2 n for the real FFT, and 2 a bin for its power, 2 for the triangles."""
         n = self.window_samples
-        return self.frames * round(n + n * math.log2(n) + 4 * self.bins)
+        return self.frames * round(n + n * math.log2(n) + 4 * (n // 2 + 1))
 
 
 @dataclass(frozen=True)
@@ -103,10 +98,8 @@ class Architecture:
 
     def parameters(self) -> dict[str, int]:
         """Parameters by part."""
-        counts = dict.fromkeys(self.macs(), 0)
-        for name, shape in self.shapes().items():
-            counts[name.split(".")[0]] += math.prod(shape)
-        return counts
+        sizes = [(name.split(".")[0], math.prod(shape)) for name, shape in self.shapes().items()]
+        return {part: sum(size for of, size in sizes if of == part) for part in self.macs()}
 
     def macs(self) -> dict[str, int]:
         """Multiply-accumulates of a window by part, by the rule that the study's counter followed:

@@ -1,7 +1,4 @@
-"""One function a figure: arrays in, figure out. A network keeps its colour in all notebooks.
-
-Figures are as wide as a phone shows at 9 pixels a letter. Names are plain text: `$` means nothing.
-"""
+"""One function a figure: arrays in, figure out. Networks keep their colours; `$` is text."""
 
 import matplotlib
 import numpy as np
@@ -35,7 +32,7 @@ def marker(name: str) -> str:
 
 
 def canvas(height_in: float, rows: int = 1, columns: int = 1, **options):
-    """Figure and axes, of one width and look."""
+    """Figure and axes, of one look, as wide as a phone shows at 9 pixels a letter."""
     matplotlib.rcParams.update(RC)
     figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")  # no cell displays it
     return figure, figure.subplots(rows, columns, **options)
@@ -83,9 +80,8 @@ def log_mels(images, titles, weights=None):
     figure, axes = canvas(1.8 * rows, rows, columns, sharex=True, sharey=True, squeeze=False)
     look = {"origin": "lower", "aspect": "auto", "clim": np.quantile(images, (0.02, 1))}
     for number, (ax, image, title) in enumerate(zip(axes.flat, images, titles, strict=False)):
-        ax.imshow(image, extent=(0, image.shape[1] * HOP_S, 0, len(image)), **look)
+        ax.imshow(image, extent=(0, image.shape[1] * HOP_S, 0, len(image)), zorder=1, **look)
         ax.set_title(title)
-        ax.grid(False)
         if weights is not None:
             steps_s = (10 + 8 * np.arange(len(weights[number]))) * HOP_S  # middle of 20 frames
             ax.bar(steps_s, len(image) * weights[number], 0.06, color="white", alpha=0.7)
@@ -182,8 +178,7 @@ def frontier(points: dict, xlabel: str, ylabel: str):
     for name, (cost, value, low, high) in points.items():
         ax.plot([cost, cost], [low, high], color=colour(name), linewidth=2, alpha=0.3)
         spots += ax.plot(cost, value, marker(name), color=colour(name), markersize=8)
-    dress(ax, log=True, xlabel=xlabel, ylabel=ylabel)
-    ax.margins(0.2, 0.1)
+    dress(ax, log=True, xlabel=xlabel, ylabel=ylabel, xmargin=0.2, ymargin=0.1)
     figure.draw_without_rendering()
     boxes = [spot.get_window_extent() for spot in spots]
     frame, line = ax.get_window_extent(), {"arrowstyle": "-", "color": GREY, "linewidth": 0.6}

@@ -4,7 +4,6 @@ Each step scores the last second exactly as offline: one window is complete, ano
 GRU that has heard nothing. Results do not depend on how the stream is cut, to the last bit. A
 sample that is not finite is silence, one a little beyond full scale is cut to it, and both are
 forgotten after a second. An int8 checkpoint runs with its weights as floats (int8 times scale).
-
 Calls cost more than arithmetic on small arrays. So all windows that overlap (11) are columns of
 one array, a bias is the weight of a 1 beside the values, and arrays are made once.
 """
@@ -33,7 +32,7 @@ class LogMels:
         # The norm "forward" is the quickest. It divides by the length, so the window multiplies.
         self._hann = front_end.window() * np.float32(front_end.window_samples / FULL_SCALE)
         self._windowed = np.zeros(self._frames.shape, np.float32)
-        self._spectra = np.zeros((len(out), front_end.bins), np.complex64)
+        self._spectra = np.zeros((len(out), front_end.window_samples // 2 + 1), np.complex64)
         self._parts = self._spectra.view(np.float32)  # (frames, 2 * bins): real, imaginary in turn
         self._filters = np.repeat(front_end.filters(), 2, axis=0)  # so each stands twice
         limits = front_end.floor, front_end.ceiling, front_end.centre, front_end.spread
@@ -55,8 +54,7 @@ class LogMels:
 class GruLayer:
     """A GRU layer for all windows. Of its input x and its state h, biases left out:
         r, z = sigmoid(x W + h U),  n = tanh(x W_n + r (h U_n)),  h' = n + z (h - n)
-    sigmoid(a) is (1 + t) / 2 with t = tanh(a / 2), so r (h U_n) is b + t b with b = h U_n / 2.
-    """
+    sigmoid(a) is (1 + t) / 2 with t = tanh(a / 2), so r (h U_n) is b + t b with b = h U_n / 2."""
 
     def __init__(self, weights: dict[str, np.ndarray], layer: int, size: int, states: np.ndarray):
         """states: (layers * (size + 1), windows), the last layer first, a row of 1 after each. So a
@@ -156,7 +154,7 @@ class Stream:
 
     def __init__(self, architecture: Architecture, weights: dict[str, np.ndarray]):
         """weights: float32 arrays, see `files.float_weights`. `ValueError`: cannot be streamed."""
-        self.architecture, front_end = architecture, architecture.front_end
+        front_end, self._hz = architecture.front_end, architecture.front_end.sample_rate_hz
         kernel, stride = architecture.kernel[1], architecture.stride[1]  # frames
         hop, window = front_end.hop_samples, front_end.window_samples
         if hop > window or stride > kernel or kernel % stride == 1 % stride:
@@ -190,7 +188,7 @@ class Stream:
     @property
     def position_s(self) -> float:
         """Seconds of audio since the stream's start."""
-        return self._heard / self.architecture.front_end.sample_rate_hz
+        return self._heard / self._hz
 
     def feed(self, samples: np.ndarray) -> np.ndarray:
         """Hears (samples,) int16, or float from -1 to 1, any number of them. Returns (steps, 2):
@@ -205,11 +203,10 @@ class Stream:
     def flush(self) -> np.ndarray:
         """Ends the stream and returns its last rows, with the last half frame reflected, as offline
         framing does. Before the next sample, reset."""
-        rows, self._is_over = self.feed(self._samples[:0]), True
-        if self._heard > self._half:
-            tail = self._samples[: self._waiting][-2 : -self._half - 2 : -1]
-            rows = np.concatenate([rows, self._hear(tail.copy())])
-        return rows
+        self.feed(self._samples[:0])  # complains of a stream that was flushed
+        self._is_over = True
+        tail = self._samples[: self._waiting][-2 : -self._half - 2 : -1]
+        return self._hear(tail.copy())
 
     def score(self, samples: np.ndarray, chunk: int = 1280) -> np.ndarray:
         """All rows of a recording from a fresh start, `chunk` samples at a time."""
@@ -232,8 +229,7 @@ class Stream:
             self._log_mels.compute()
             probability = self._windows.advance(self._step)
             if self._step >= self._first:
-                middle = self._middle + self._step * self._taken
-                rows.append((middle / self.architecture.front_end.sample_rate_hz, probability))
+                rows.append(((self._middle + self._step * self._taken) / self._hz, probability))
             self._samples[: -self._taken] = self._samples[self._taken :]
             self._step, self._waiting = self._step + 1, self._waiting - self._taken
 

@@ -1,8 +1,4 @@
-"""Continuous audio made of clips and talk: to train on, and to judge on. NumPy only.
-
-On a track the keyword is spoken at known times: `word_span` measures where a word lies in its clip,
-as corpora do not say it. The same generator makes the same track.
-"""
+"""Continuous audio made of clips and talk, to train on and to judge on. NumPy only."""
 
 import io
 from dataclasses import dataclass, field
@@ -22,12 +18,10 @@ _HOP, _WINDOW = 160, 400
 # Training tracks. Shares are of all pieces, or of the pieces without the keyword.
 KEYWORD, FRAGMENT = 0.25, 0.1  # of all pieces: the keyword; its beginning or end alone
 TALK, CUT, SILENCE = 0.5, 0.15, 0.05  # of the others: cut out of talk; a part of a word; nothing
-JOINED = 0.5  # of the pieces follow the one before without a gap
-ROOM = 0.4  # of the pieces are in a room
-TALK_ALONE = 0.2  # of the tracks are talk as it is
+JOINED, ROOM = 0.5, 0.4  # of the pieces follow the one before without a gap; are in a room
+TALK_ALONE, CODED = 0.2, 0.1  # of the tracks are talk as it is; go through Opus, as talk may have
 OVER_TALK, OVER_TALK_DB = 0.6, (0.0, 20.0)  # of the tracks lie over talk, so many dB above it
 OVER_NOISE_DB = (5.0, 30.0)  # the others over noise
-CODED = 0.1  # of the tracks go through Opus, so that the codec of talk tells nothing
 PACE = (0.87, 1.15)  # of a piece; changes its pitch too
 FRAGMENT_LENGTH = (0.25, 0.6)  # of the keyword
 ECHO_S, DECAY_S, ECHO_DB = (0.05, 0.35), (0.08, 0.4), (-15.0, -3.0)  # of a room
@@ -39,7 +33,7 @@ class Material:
     """What tracks are made of."""
 
     clips: np.ndarray  # (clips, samples) int16, all of a corpus
-    spans: np.ndarray  # (clips, 2) samples, where their words lie
+    spans: np.ndarray  # (clips, 2) samples, where their words lie; corpora do not say it
     keyword: np.ndarray  # positions of clips
     others: np.ndarray
     noises: tuple[np.ndarray, ...] = ()  # (samples,) int16 each
@@ -106,16 +100,15 @@ def training_track(
     at = -int(generator.integers(SAMPLE_RATE_HZ))
     if material.talk and generator.random() < TALK_ALONE:
         longest = int(samples * PACE[1]) + 2
-        track = change_pace(_stretch(material.talk, longest, generator), generator)[:samples]
-        track, at = track / np.float32(32768), samples
+        talk = change_pace(_stretch(material.talk, longest, generator), generator)
+        track, at = talk[:samples] / np.float32(32768), samples
     while at < samples:
         if generator.random() >= JOINED:
             at += int(generator.exponential(0.3) * SAMPLE_RATE_HZ)
         kind = generator.random()
         if kind < KEYWORD + FRAGMENT:
             piece = change_pace(_keyword_piece(material, kind >= KEYWORD, generator), generator)
-            spans = words if kind < KEYWORD else fragments
-            spans.append((at / SAMPLE_RATE_HZ, (at + len(piece)) / SAMPLE_RATE_HZ))
+            (words if kind < KEYWORD else fragments).append((at, at + len(piece)))
         else:
             piece = change_pace(_other_piece(material, generator), generator)
         if generator.random() < ROOM:
@@ -126,7 +119,7 @@ def training_track(
     track = np.clip(track * _gain(generator, -14, 3), -1, 1)
     if generator.random() < CODED:
         track = code_opus(track)
-    return track, *(np.array(spans).reshape(-1, 2) for spans in (words, fragments))
+    return track, *(np.reshape(spans, (-1, 2)) / SAMPLE_RATE_HZ for spans in (words, fragments))
 
 
 def _gain(generator, low_db: float, high_db: float) -> np.float32:
@@ -241,9 +234,8 @@ def over_speech(speech: np.ndarray, material: Material, over_db: float, seed: in
     speech around it (2 s). The speech is lowered by 15 dB first, so that little clips."""
     generator = np.random.default_rng([seed, 19])
     track = speech.astype(np.float32) * np.float32(10 ** (-15 / 20) / 32768)
-    order, words = generator.permutation(material.keyword), []
-    starts_s = np.arange(0, len(speech) / SAMPLE_RATE_HZ - 5, 5.0)
-    for start_s, clip in zip(starts_s, order, strict=False):
+    starts_s, words = np.arange(0, len(speech) / SAMPLE_RATE_HZ - 5, 5.0), []
+    for start_s, clip in zip(starts_s, generator.permutation(material.keyword), strict=False):
         begin, end = material.spans[clip]
         word = material.clips[clip][begin:end].astype(np.float32)
         at = int((start_s + generator.uniform(1, 3)) * SAMPLE_RATE_HZ)

@@ -53,10 +53,8 @@ class Recipe:
         """Learning rate of a step, from 0. One-cycle (arXiv 1708.07120): half a cosine from
         rate / 25 up to `rate` over the first 30 % of all steps, another down to rate / 250,000."""
         rise = 0.3 * self.steps
-        if step < rise:
-            low, place = 25, step / rise
-        else:
-            low, place = 25e4, 1 - (step - rise) / (self.steps - rise)
+        fallen = (step - rise) / (self.steps - rise)
+        low, place = (25, step / rise) if step < rise else (25e4, 1 - fallen)
         start = self.rate / low
         return start + (self.rate - start) * (1 - math.cos(math.pi * place)) / 2
 
@@ -100,9 +98,8 @@ def start_of(setting: Setting) -> Setting | None:
 
 def teacher_of(setting: Setting) -> Setting | None:
     """The setting that teaches a setting, None for one trained on labels alone."""
-    if setting.network == "baseline" or setting.is_control:
-        return None
-    return Setting("baseline", setting.variant)
+    is_alone = setting.network == "baseline" or setting.is_control
+    return None if is_alone else Setting("baseline", setting.variant)
 
 
 def distillation_loss(
@@ -175,9 +172,7 @@ def train(
     if (teacher is None) != (recipe.temperature is None):
         raise ValueError("a teacher and a temperature go together")
     device = next(model.parameters()).device
-    optimizer = torch.optim.Adam(
-        model.parameters(), lr=recipe.rate, weight_decay=recipe.weight_decay, fused=True
-    )
+    optimizer = torch.optim.Adam(model.parameters(), weight_decay=recipe.weight_decay, fused=True)
     key = json.dumps([inputs, asdict(recipe), seed], sort_keys=True)
     history = _restore(resume, key, model, optimizer)
     for epoch in range(len(history) + 1, recipe.epochs + 1):
@@ -187,8 +182,7 @@ def train(
             torch.manual_seed(int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0]))
             model.train()
             for step in range((epoch - 1) * recipe.epoch_steps, epoch * recipe.epoch_steps):
-                for group in optimizer.param_groups:
-                    group["lr"] = recipe.rate_at(step)
+                optimizer.param_groups[0]["lr"] = recipe.rate_at(step)
                 loss = batch_loss(model, *batches.draw(step, seed), recipe, teacher)
                 optimizer.zero_grad()
                 loss.backward()
@@ -204,15 +198,13 @@ def train(
     return history
 
 
-def probabilities(
-    model: torch.nn.Module, pool: ClipPool, positions: np.ndarray, batch_size: int = 512
-) -> np.ndarray:
+def probabilities(model: torch.nn.Module, pool: ClipPool, positions: np.ndarray) -> np.ndarray:
     """(clips,) float64 probability of the keyword of each clip, as it is."""
     model.eval()
     scores = [np.zeros(0)]
     with torch.inference_mode():
-        for start in range(0, len(positions), batch_size):
-            logits = model(pool.log_mels(positions[start : start + batch_size]))
+        for start in range(0, len(positions), 512):
+            logits = model(pool.log_mels(positions[start : start + 512]))
             scores.append(torch.softmax(logits.double(), dim=1)[:, 1].cpu().numpy())
     return np.concatenate(scores)
 

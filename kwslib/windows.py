@@ -116,21 +116,19 @@ class TrackPool:
     """Mel power of so many training tracks, 64 KB each, and the labels of their windows. Track n is
     made from (seed, n) alone."""
 
-    def __init__(
-        self, material: Material, architecture: Architecture, tracks: int, seed: int, say=None
-    ):
-        a, self.architecture = architecture.front_end, architecture
-        samples = round(TRACK_S * a.sample_rate_hz)
-        self._power = torch.empty(tracks, a.mels, samples // a.hop_samples + 1)
+    def __init__(self, material: Material, a: Architecture, tracks: int, seed: int, say=None):
+        self.architecture, front_end = a, a.front_end
+        samples = round(TRACK_S * front_end.sample_rate_hz)
+        self._power = torch.empty(tracks, front_end.mels, samples // front_end.hop_samples + 1)
         found = []
         for number in range(tracks):
             generator = np.random.default_rng([seed, 29, number])
             track, words, fragments = training_track(material, samples, generator)
-            self._power[number] = mel_power(torch.from_numpy(track)[None], a)[0]
-            found.append(window_labels(words, fragments, architecture, samples))
+            self._power[number] = mel_power(torch.from_numpy(track)[None], front_end)[0]
+            found.append(window_labels(words, fragments, a, samples))
             if say and (number + 1) % 1024 == 0:
                 say(f"{number + 1:,} of {tracks:,} training tracks")
-        whole = (self._power.shape[2] - a.frames) // architecture.stride[1] + 1
+        whole = (self._power.shape[2] - front_end.frames) // a.stride[1] + 1
         self.labels = np.array(found)[:, :whole]  # (tracks, windows)
         self._places = [np.argwhere(self.labels == value) for value in (0, 1)]
 
@@ -139,10 +137,9 @@ class TrackPool:
         window; each is heard through a microphone of its own, and may lack a band or a stretch."""
         positives = round(count * POSITIVES) if len(self._places[1]) else 0
         sizes = count - positives, positives
-        drawn = [_some(*pair, generator) for pair in zip(self._places, sizes, strict=True)]
-        power, labels = self._cut(np.concatenate(drawn)), torch.zeros(count, dtype=torch.int64)
-        labels[count - positives :] = 1
-        under = self._cut(_some(self._places[0], count, generator))
+        labels = torch.from_numpy(np.repeat([0, 1], sizes))
+        power = torch.cat([self._cut(label, sizes[label], generator) for label in (0, 1)])
+        under = self._cut(0, count, generator)
         gain = (generator.random(count) < MIXED) * 10 ** (-generator.uniform(*UNDER_DB, count) / 10)
         gain = torch.from_numpy(gain.astype(np.float32)) * power.mean((1, 2))
         power += under * (gain / under.mean((1, 2)).clamp_min(1e-9))[:, None, None]
@@ -151,15 +148,12 @@ class TrackPool:
         mask_each(power, generator)
         return log_mel(power, front_end), labels
 
-    def _cut(self, places: np.ndarray) -> torch.Tensor:
-        """(n, mels, frames) power of windows at places (n, 2) of track and window."""
-        track, window = torch.from_numpy(places).T
+    def _cut(self, label: int, count: int, generator: np.random.Generator) -> torch.Tensor:
+        """(count, mels, frames) power of windows of a label, with replacement."""
+        places = self._places[label]  # (n, 2): track, window
+        track, window = torch.from_numpy(places[generator.integers(len(places), size=count)]).T
         frames, stride = self.architecture.front_end.frames, self.architecture.stride[1]
         return self._power.unfold(2, frames, stride)[track, :, window]
-
-
-def _some(places: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
-    return places[generator.integers(len(places), size=count)] if count else places[:0]
 
 
 def mask_each(power: torch.Tensor, generator: np.random.Generator) -> None:
