@@ -41,7 +41,7 @@ def headline(run) -> str:
         f"A network hears one word, “happy”. We make its file **{small['smaller']:.0f} times "
         f"smaller**: from {big['file_bytes'] / 1000:.0f} kB to **{small['file_bytes'] / 1000:.1f} "
         f"kB**. The network alone needs {small['fewer_network']:.1f} times fewer multiplications. "
-        f"With the spectrogram, which costs all the same, it is **{small['fewer_path']:.1f} times "
+        f"Counting the spectrogram, which costs both the same, **{small['fewer_path']:.1f} times "
         f"fewer**.\n\n"
         f"Both are set to react wrongly to 1 in 1,000 other words. Then the big network misses "
         f"{shares[0]} of the keywords, said by people that it never heard. The small one misses "
