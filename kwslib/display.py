@@ -85,7 +85,7 @@ def span(estimate, form: str = "{:.2f}") -> str:
 
 def percent(share) -> str:
     """A share, or an estimate of one, in percent: '7.2 %', '7.2 % (5.0 % to 9.9 %)'."""
-    return span(100 * np.array(share, float, ndmin=1), "{:.1f} %")
+    return span(100 * np.array(share, float, ndmin=1), "{:.1f}\u00a0%")
 
 
 def plain(name: str) -> str:

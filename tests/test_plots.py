@@ -106,6 +106,6 @@ def test_a_player_holds_the_very_samples():
 
 def test_numbers_are_told_with_their_interval_where_there_is_one():
     assert display.span((0.56, 0.26, 0.87)) == "0.56 (0.26 to 0.87)"
-    assert display.percent((0.0721, 0.05, 0.099)) == "7.2 % (5.0 % to 9.9 %)"
-    assert display.percent((0.5, None, None)) == display.percent(0.5) == "50.0 %"
+    assert display.percent((0.0721, 0.05, 0.099)) == "7.2\u00a0% (5.0\u00a0% to 9.9\u00a0%)"
+    assert display.percent((0.5, None, None)) == display.percent(0.5) == "50.0\u00a0%"
     assert display.span((float("nan"), None, None)) == "cannot be stated"
