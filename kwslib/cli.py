@@ -124,7 +124,7 @@ def stream(
 
     CHECKPOINT: a .safetensors file of a run's checkpoints/.
     SOURCE: an audio file, or - for raw 16 kHz mono PCM16 on standard input.
-    A microphone on Linux, on macOS (on Windows -f dshow -i audio=NAME):
+    A microphone on Linux, then on macOS:
 
     arecord -q -f S16_LE -r 16000 -t raw | kws stream CHECKPOINT -
     ffmpeg -f avfoundation -i :0 -f s16le -ar 16000 -ac 1 - | kws stream CHECKPOINT -
